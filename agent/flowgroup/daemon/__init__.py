@@ -1,0 +1,1 @@
+"""The room that claims runs and owns clusters. Holds the API token; never runs user code."""

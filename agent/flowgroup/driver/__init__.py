@@ -1,0 +1,1 @@
+"""The room beside a cluster that runs user code, one child process a run. Holds no token."""

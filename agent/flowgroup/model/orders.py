@@ -1,0 +1,139 @@
+"""
+What the daemon and a driver say to each other: one JSON object a line.
+
+Daemon to driver: Order, Cancel, Forget, Shutdown. Driver to daemon: Hello (first), then Status whenever something
+changed and every few seconds. Status is a level: it names every attempt that the driver has and was not told to
+forget, so a lost line heals with the next.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from flowgroup.model.bundle import BundleRef
+from flowgroup.model.ids import AttemptId, ClusterName, RunId, Token
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+
+
+class _Frame(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class BundleCode(_Frame):
+    """The code is a bundle. `fetch` is a presigned https address, or a path on this machine."""
+
+    kind: Literal["bundle"] = "bundle"
+    fetch: str
+    ref: BundleRef
+    public_keys: tuple[str, ...] = ()
+    deployment: str = Field(description="`<flow name>/<deployment name>`, which the statement must name")
+    version: str | None = Field(default=None, description="the deployment's version, which the statement must name")
+
+
+class PrefectCode(_Frame):
+    """The code is what Prefect's deployment says: pull steps, path and entrypoint."""
+
+    kind: Literal["prefect"] = "prefect"
+
+
+class Order(_Frame):
+    """Run this attempt. Sending it twice is harmless: the driver knows attempts by name."""
+
+    type: Literal["order"] = "order"
+    run_id: RunId
+    run_name: str
+    flow_name: str
+    attempt: AttemptId
+    token: Token = Field(repr=False)
+    start_at: float | None = Field(default=None, description="unix time before which the child must not propose Running")
+    code: Annotated[BundleCode | PrefectCode, Field(discriminator="kind")]
+    env: dict[str, str] = Field(default_factory=dict)
+    dask: bool = False
+    results: str | None = Field(default=None, description="address of the folder in the object store for results")
+    memory_limit_bytes: int | None = None
+
+
+class Cancel(_Frame):
+    """End this attempt: cooperatively, then by force after `grace_s` seconds."""
+
+    type: Literal["cancel"] = "cancel"
+    attempt: AttemptId
+    grace_s: float = 8.0
+
+
+class Forget(_Frame):
+    """The daemon knows how these attempts ended; the driver may drop them."""
+
+    type: Literal["forget"] = "forget"
+    attempts: tuple[AttemptId, ...]
+
+
+class Shutdown(_Frame):
+    """Nothing is left to do for this cluster: end."""
+
+    type: Literal["shutdown"] = "shutdown"
+
+
+class Exit(_Frame):
+    """How a child ended. `code` is its exit status, or `signal` its number; `tail` the last lines of its output."""
+
+    code: int | None = None
+    signal: int | None = None
+    tail: str = ""
+    cause: str | None = Field(default=None, description="what the driver knows beyond the status: memory limit, refused bundle")
+    reached_user_code: bool = False
+    reported: bool = Field(default=False, description="the engine said that the API has the run's end")
+
+
+class Attempt(_Frame):
+    """One attempt as the driver sees it now."""
+
+    run_id: RunId
+    attempt: AttemptId
+    phase: Literal["starting", "running", "ended"]
+    exit: Exit | None = None
+
+
+class Hello(_Frame):
+    """The driver's first line. `secret` proves which cluster it belongs to."""
+
+    type: Literal["hello"] = "hello"
+    cluster: ClusterName
+    secret: str = Field(repr=False)
+    python: str
+    prefect: str
+    pid: int
+
+
+class Status(_Frame):
+    """Everything that the driver knows. `ready`: the zygote forks and, if there are workers, the scheduler answers."""
+
+    type: Literal["status"] = "status"
+    ready: bool
+    workers: int = 0
+    trouble: str | None = Field(default=None, description="why it will never be ready, if it will not")
+    attempts: tuple[Attempt, ...] = ()
+
+
+ToDriver = Annotated[Order | Cancel | Forget | Shutdown, Field(discriminator="type")]
+ToDaemon = Annotated[Hello | Status, Field(discriminator="type")]
+_TO_DRIVER: TypeAdapter[Any] = TypeAdapter(ToDriver)
+_TO_DAEMON: TypeAdapter[Any] = TypeAdapter(ToDaemon)
+
+
+def encode(frame: _Frame) -> bytes:
+    """One line, newline included."""
+    return frame.model_dump_json().encode() + b"\n"
+
+
+def read_order(line: bytes) -> Order | Cancel | Forget | Shutdown:
+    """Parse a line from the daemon. Raises pydantic's ValidationError (a ValueError)."""
+    frame: Order | Cancel | Forget | Shutdown = _TO_DRIVER.validate_json(line)
+    return frame
+
+
+def read_report(line: bytes) -> Hello | Status:
+    """Parse a line from a driver. Raises pydantic's ValidationError (a ValueError)."""
+    frame: Hello | Status = _TO_DAEMON.validate_json(line)
+    return frame

@@ -1,0 +1,106 @@
+"""What a run is, at each step of its line, and how it can end."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, FlowId, RunId, Token
+from flowgroup.model.spec import ClusterSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DueRun:
+    """A run that the API says should start. Nobody owns it yet."""
+
+    id: RunId
+    name: str
+    flow_id: FlowId
+    deployment_id: DeploymentId | None
+    due_at: datetime
+    job_variables: dict[str, Any]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that the API has given to us and to nobody else. `lease` is its deployment's concurrency lease, if any."""
+
+    due: DueRun
+    attempt: AttemptId
+    lease: str | None = None
+
+    @property
+    def id(self) -> RunId:
+        return self.due.id
+
+
+@dataclass(frozen=True, slots=True)
+class SentRun:
+    """A run that a driver has, or had: `watch` tells how it ends."""
+
+    id: RunId
+    attempt: AttemptId
+    cluster: ClusterName
+    lease: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment as far as we read it."""
+
+    id: DeploymentId
+    name: str
+    flow_id: FlowId
+    flow_name: str
+    version: str | None
+    entrypoint: str | None
+    pull_steps: tuple[dict[str, Any], ...]
+    job_variables: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a run goes and what it gets there, resolved from pool, deployment and run."""
+
+    spec: ClusterSpec
+    env: dict[str, str]
+    deployment: Deployment | None
+    idle_timeout_s: float
+    bundle: "Any | None" = None  # model.bundle.BundleRef
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An attempt that the relay knows, with the token that its child will show."""
+
+    attempt: AttemptId
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The engine inside the child has told the API how the run ended. Nothing is left to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The run ended and could not say so itself. `reason` names the cause and the remedy."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """The attempt never reached user code: the run is Scheduled again, `after_s` from now."""
+
+    reason: str
+    after_s: float = 0.0
+
+
+Outcome = Reported | Crashed | Cancelled | GivenBack

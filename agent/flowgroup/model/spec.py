@@ -1,0 +1,74 @@
+"""A cluster's resolved spec, and the generation that its hash names."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flowgroup.model.bundle import canonical_json
+from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
+from flowgroup.model.variables import JobVariables
+
+# A fork shares these with its parent, so they belong to the generation and not to the run.
+_PROCESS_WIDE = ("DASK_", "PYTHON", "LD_", "MALLOC_")
+_PROCESS_WIDE_ENDINGS = ("_NUM_THREADS",)
+
+
+class ClusterSpec(BaseModel):
+    """All that makes one cluster what it is. Parameters, code version, limits and a run's own environment are not in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flow_id: FlowId
+    flow_name: str
+    isolation: str
+    mode: Literal["shared", "exclusive", "per-run"] = "shared"
+    workers: int = 0
+    worker_processes: int = 1
+    worker_threads: int = 1
+    worker_memory: str | None = None
+    worker_size: str | None = None
+    scheduler_size: str | None = None
+    driver_size: str | None = None
+    worker_spot: bool = False
+    image: str | None = None
+    start_script: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    run_id: RunId | None = None
+    """Only for `per-run`: the run that the cluster is for."""
+
+    @property
+    def name(self) -> ClusterName:
+        """The generation's name: the same spec gives the same name in every process."""
+        return ClusterName(f"{slug(self.flow_name)}-{digest(canonical_json(self.model_dump(mode='json')))[:12]}")
+
+
+def is_process_wide(name: str) -> bool:
+    """Whether an environment variable takes effect only when a process starts, so that a fork cannot be given it."""
+    return name.startswith(_PROCESS_WIDE) or name.endswith(_PROCESS_WIDE_ENDINGS)
+
+
+def spec_of(variables: JobVariables, *, flow_id: FlowId, flow_name: str, pool: str, run_id: RunId) -> ClusterSpec:
+    """
+    The cluster that a run with these job variables belongs on.
+
+    The generation's environment is the process-wide part of what the deployment says (DASK_*, PYTHON*, LD_*,
+    MALLOC_*, *_NUM_THREADS); the rest is given to each run.
+    """
+    return ClusterSpec(
+        flow_id=flow_id,
+        flow_name=flow_name,
+        isolation=variables.isolation or pool,
+        mode=variables.mode,
+        workers=variables.workers,
+        worker_processes=variables.worker_processes,
+        worker_threads=variables.worker_threads,
+        worker_memory=variables.worker_memory,
+        worker_size=variables.worker_size,
+        scheduler_size=variables.scheduler_size,
+        driver_size=variables.driver_size,
+        worker_spot=variables.worker_spot,
+        image=variables.image,
+        start_script=variables.start_script,
+        env={name: value for name, value in variables.env.items() if value is not None and is_process_wide(name)},
+        run_id=run_id if variables.mode == "per-run" else None,
+    )

@@ -1,0 +1,144 @@
+"""
+The job variables of a pool of type `dask`: what a deployment may ask for.
+
+One model is the pool's form in Prefect's UI, the check when a deployment is made, and the daemon's check before it
+places a run.
+"""
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from flowgroup.errors import Refused
+from flowgroup.model.bundle import BundleRef
+
+POOL_TYPE = "dask"
+_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
+class JobVariables(BaseModel):
+    """What a deployment on the pool may say. Unknown names are refused, so that a typing error is not silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        title="Dask workers",
+        description="How many Dask workers the flow's cluster has. 0: no Dask, the flow runs in the driver alone.",
+    )
+    worker_processes: int = Field(default=1, ge=1, le=256, title="Processes per worker")
+    worker_threads: int = Field(default=1, ge=1, le=1024, title="Threads per worker process")
+    worker_memory: str | None = Field(
+        default=None,
+        pattern=r"^\d+(\.\d+)?\s*([kMGT]i?B?)?$",
+        title="Memory limit of a worker process",
+        description="For example 2GiB. Empty: Dask decides.",
+    )
+    worker_size: str | None = Field(default=None, max_length=63, title="Worker size", description="A size of the catalogue.")
+    scheduler_size: str | None = Field(default=None, max_length=63, title="Scheduler size")
+    driver_size: str | None = Field(default=None, max_length=63, title="Driver size")
+    worker_spot: bool = Field(default=False, title="Workers on spot nodes")
+    mode: Literal["shared", "exclusive", "per-run"] = Field(
+        default="shared",
+        title="Cluster mode",
+        description="shared: all runs on one cluster; exclusive: one run at a time; per-run: a cluster for each run.",
+    )
+    idle_timeout_s: float | None = Field(
+        default=None, ge=0, title="Idle time", description="Seconds without a run after which the cluster goes."
+    )
+    isolation: str | None = Field(
+        default=None, max_length=63, title="Isolation key", description="Flows in different keys never share anything."
+    )
+    image: str | None = Field(default=None, max_length=1024, title="Image", description="Unused by the local backend.")
+    start_script: str | None = Field(
+        default=None, max_length=65536, title="Start script", description="Run by bash before the cluster's first run."
+    )
+    env: dict[str, str | None] = Field(default_factory=dict, title="Environment variables")
+    memory_limit_bytes: int | None = Field(
+        default=None, ge=1, title="Memory limit of a run", description="A run above it is ended."
+    )
+    bundle: BundleRef | None = Field(
+        default=None, title="Bundle", description="Written by flowgroup.deploy: the flow as it was packed."
+    )
+
+    @field_validator("env")
+    @classmethod
+    def _names(cls, env: dict[str, str | None]) -> dict[str, str | None]:
+        for name in env:
+            if not _ENV_NAME.match(name):
+                raise ValueError(f"{name!r} is not a name of an environment variable")
+        return env
+
+
+def parse(values: dict[str, Any]) -> JobVariables:
+    """Check what pool, deployment and run say together. Refused names each field that is wrong."""
+    try:
+        return JobVariables.model_validate(values)
+    except ValidationError as exc:
+        raise Refused(f"job variables of the deployment are wrong: {_told(exc)}. Correct them and deploy again.") from exc
+
+
+def merged(defaults: dict[str, Any], deployment: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Pool defaults, then the deployment's, then the run's; `env` is merged by name, all else is replaced."""
+    env: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
+    for layer in (defaults, deployment, run):
+        layer_env = layer.get("env")
+        if isinstance(layer_env, dict):
+            env.update(layer_env)
+        whole.update({name: value for name, value in layer.items() if name != "env" and value is not None})
+    return {**whole, "env": env}
+
+
+def pool_defaults(base_job_template: dict[str, Any]) -> dict[str, Any]:
+    """The defaults that a pool's base job template gives to its variables."""
+    properties = (base_job_template.get("variables") or {}).get("properties") or {}
+    return {
+        name: schema["default"]
+        for name, schema in properties.items()
+        if isinstance(schema, dict) and schema.get("default") is not None
+    }
+
+
+def allows_unsigned(base_job_template: dict[str, Any]) -> bool:
+    """
+    Whether the pool lets unsigned code run although public keys are configured.
+
+    It stands in the template's `job_configuration`, not among its variables: a deployment must not be able to set it.
+    """
+    return (base_job_template.get("job_configuration") or {}).get("allow_unsigned") is True
+
+
+def base_job_template() -> dict[str, Any]:
+    """The base job template of a pool of ours. Prefect's UI makes its form from `variables`."""
+    schema = JobVariables.model_json_schema()
+    properties = schema["properties"]
+    variables = {
+        "type": "object",
+        "description": "What a deployment may say about its flow's cluster.",
+        "properties": properties,
+        "definitions": schema.get("$defs", {}),
+        "required": [],
+        "additionalProperties": False,
+    }
+    configuration: dict[str, Any] = {name: "{{ " + name + " }}" for name in properties}
+    return {"job_configuration": {**configuration, "allow_unsigned": False}, "variables": _rebased(variables)}
+
+
+def _rebased(node: Any) -> Any:
+    """pydantic points at `#/$defs/`; Prefect's forms look under `#/definitions/`."""
+    if isinstance(node, dict):
+        return {
+            name: value.replace("#/$defs/", "#/definitions/") if name == "$ref" else _rebased(value)
+            for name, value in node.items()
+        }
+    return [_rebased(item) for item in node] if isinstance(node, list) else node
+
+
+def _told(exc: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in error['loc']) or 'value'}: {error['msg']}" for error in exc.errors(include_url=False)
+    )

@@ -1,0 +1,169 @@
+"""
+Every setting, read once. Nobody else reads the environment.
+
+Sources, strongest first: flags of the command line, environment variables, the file that `FLOWGROUP_CONFIG` names
+(TOML, one table per section: `[prefect]`, `[daemon]`, `[relay]`, `[driver]`), defaults.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from flowgroup.errors import Refused
+
+
+class _Section(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="FLOWGROUP_", env_ignore_empty=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings)
+
+
+S = TypeVar("S", bound=_Section)
+
+
+class PrefectSettings(_Section):
+    """Where Prefect's API is and how to speak to it; the names are Prefect's own."""
+
+    model_config = SettingsConfigDict(env_prefix="PREFECT_")
+
+    api_url: str | None = None
+    api_key: SecretStr | None = None
+    api_auth_string: SecretStr | None = None
+    client_custom_headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    api_request_timeout: float = Field(default=30.0, gt=0)
+    api_tls_insecure_skip_verify: bool = False
+    api_ssl_cert_file: Path | None = None
+
+    @field_validator("api_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is not an http:// or https:// address (it usually ends in /api)")
+        return url.rstrip("/") if url else url
+
+
+class DaemonSettings(_Section):
+    """The daemon's own. Times are in seconds."""
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".flowgroup")
+    pool: str | None = None
+    queues: tuple[str, ...] = ()
+    name: str = Field(default="", description="the worker's name in Prefect's UI; made from pool and host if empty")
+    backend: str = Field(default="local", pattern="^local$")
+    slots: int = Field(default=100, ge=1, description="how many runs may be under way at once")
+    poll_interval_s: float = Field(default=2.0, gt=0, description="how often to ask for due runs")
+    poll_ahead_s: float = Field(default=10.0, ge=0, description="how far ahead runs are seen")
+    claim_ahead_s: float = Field(default=2.0, ge=0, description="how long before its time a run may be claimed")
+    heartbeat_interval_s: float = Field(default=30.0, gt=0)
+    events: bool = Field(default=True, description="listen to Prefect's event stream to start runs at once")
+    cluster_timeout_s: float = Field(default=300.0, gt=0, description="how long a cluster may take to be ready")
+    idle_timeout_s: float = Field(default=300.0, ge=0, description="how long a cluster without runs is kept")
+    cancel_grace_s: float = Field(default=8.0, ge=0, description="from asking a run to end to killing it")
+    driver_lost_s: float = Field(default=5.0, ge=0, description="how long a driver whose process lives may be silent")
+    public_keys: Path | None = Field(default=None, description="a file or folder of Ed25519 public keys (.pub)")
+    health_host: str = "127.0.0.1"
+    health_port: int = Field(default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+class RelaySettings(_Section):
+    model_config = SettingsConfigDict(env_prefix="FLOWGROUP_RELAY_")
+
+    attempt_ttl_s: float = Field(default=300.0, gt=0, description="how long an attempt stays open when nobody extends it")
+    max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
+    hold_s: float = Field(default=10.0, gt=0, description="the longest that a call may be held while the API is away")
+
+
+class DriverSettings(_Section):
+    model_config = SettingsConfigDict(env_prefix="FLOWGROUP_DRIVER_")
+
+    status_interval_s: float = Field(default=2.0, gt=0)
+    output_limit_bytes: int = Field(default=10 * 1024 * 1024, gt=0, description="of a run's own output, kept on disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    prefect: PrefectSettings
+    daemon: DaemonSettings
+    relay: RelaySettings
+    driver: DriverSettings
+
+    @classmethod
+    def read(cls, flags: Mapping[str, Any] | None = None) -> Self:
+        """
+        Read everything. `flags` are the daemon's, by name; None means not given.
+
+        Raises Refused, naming the variable, flag or table that is wrong.
+        """
+        given = {name: value for name, value in (flags or {}).items() if value is not None}
+        tables = _tables(os.environ.get("FLOWGROUP_CONFIG"))
+        daemon = {**_unless_in_environment(DaemonSettings, tables.get("daemon", {})), **given}
+        return cls(
+            prefect=_section(PrefectSettings, "prefect", _unless_in_environment(PrefectSettings, tables.get("prefect", {}))),
+            daemon=_section(DaemonSettings, "daemon", daemon),
+            relay=_section(RelaySettings, "relay", _unless_in_environment(RelaySettings, tables.get("relay", {}))),
+            driver=_section(DriverSettings, "driver", _unless_in_environment(DriverSettings, tables.get("driver", {}))),
+        )
+
+
+# What a flow's processes must never inherit: the API's address and token, and our own settings.
+_PRIVATE = ("PREFECT_", "FLOWGROUP_")
+
+
+def environment_for_user_code() -> dict[str, str]:
+    """This process's environment without anything of Prefect's or ours in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
+
+
+def set_environment(changes: Mapping[str, str]) -> None:
+    """Change this process's environment: only for a child that was forked for one run, before user code runs."""
+    os.environ.update(changes)
+
+
+def _tables(path: str | None) -> dict[str, dict[str, Any]]:
+    if not path:
+        return {}
+    try:
+        tables = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as exc:
+        raise Refused(f"cannot read the settings file {path} (FLOWGROUP_CONFIG): {exc}") from exc
+    unknown = set(tables) - {"prefect", "daemon", "relay", "driver"}
+    if unknown:
+        raise Refused(f"{path}: unknown table [{sorted(unknown)[0]}]; there are [prefect], [daemon], [relay] and [driver]")
+    return tables
+
+
+def _unless_in_environment(section: type[_Section], table: dict[str, Any]) -> dict[str, Any]:
+    """pydantic-settings lets arguments win; a file must be weaker than the environment."""
+    prefix = section.model_config["env_prefix"]
+    present = {name.upper() for name in os.environ}
+    return {name: value for name, value in table.items() if f"{prefix}{name}".upper() not in present}
+
+
+def _section(section: type[S], name: str, values: Mapping[str, Any]) -> S:
+    try:
+        return section(**values)
+    except ValidationError as exc:
+        prefix = section.model_config["env_prefix"]
+        told = "; ".join(
+            f"{prefix}{'.'.join(str(part) for part in error['loc']).upper()} (or {name}.{'.'.join(str(part) for part in error['loc'])}): {error['msg']}"
+            for error in exc.errors(include_url=False, include_input=False)
+        )
+        raise Refused(f"wrong settings: {told}") from exc
+    except SettingsError as exc:  # JSON that cannot be read
+        raise Refused(f"wrong settings in section {name}: {exc}") from exc
