@@ -130,6 +130,17 @@ def environment_for_user_code() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
 
 
+def environment_for_drivers() -> dict[str, str]:
+    """What a driver's process gets: the same, and the driver's own settings."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith("FLOWGROUP_DRIVER_")}
+    return {**environment_for_user_code(), **kept}
+
+
+def dask_scheduler() -> str | None:
+    """Inside a run: the address of its group's Dask scheduler, if the group has workers."""
+    return os.environ.get("FLOWGROUP_DASK_SCHEDULER")
+
+
 def set_environment(changes: Mapping[str, str]) -> None:
     """Change this process's environment: only for a child that was forked for one run, before user code runs."""
     os.environ.update(changes)

@@ -19,6 +19,16 @@ class DueRun:
     due_at: datetime
     job_variables: dict[str, Any]
     tags: tuple[str, ...] = ()
+    deployment_version: str | None = None
+    """The deployment's version when the run was made: a cached deployment of another version is out of date."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotClaimed:
+    """The API did not give the run to us; look at it again after `delay_s`, if it is still due then."""
+
+    reason: str
+    delay_s: float
 
 
 @dataclass(frozen=True, slots=True)

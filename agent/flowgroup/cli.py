@@ -1,0 +1,84 @@
+"""
+The command line. Exit status: 0 done, 1 it failed, 2 the input is wrong (the text says what, and the remedy), 130 interrupted.
+
+Nothing of a room is imported before its command runs: `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flowgroup import __version__
+from flowgroup.errors import FlowgroupError, Refused
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit."""
+    args = _parser().parse_args(argv)
+    command: Command = args.command
+    try:
+        status = command(args)
+    except Refused as exc:
+        print(f"flowgroup: {exc}", file=sys.stderr)
+        status = 2
+    except FlowgroupError as exc:
+        print(f"flowgroup: {exc}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowgroup", description="Runs Prefect flows, each flow on a Dask cluster of its own."
+    )
+    parser.add_argument("--version", action="version", version=f"flowgroup {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _start(commands.add_parser("start", help="take the runs of a work pool: the daemon"))
+    _dev(commands.add_parser("dev", help="a Prefect server, a relay and the daemon on this machine, until Ctrl-C"))
+    _deploy(commands.add_parser("deploy", help="deploy a flow: path/to/file.py:flow"))
+    _keys(commands.add_parser("keys", help="keys that sign and verify flows"))
+    return parser
+
+
+def _start(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pool", help="the work pool (FLOWGROUP_POOL); it is made when it is not there")
+    parser.add_argument("--backend", choices=["local"], help="where clusters run (FLOWGROUP_BACKEND; default local)")
+    parser.add_argument("--home", type=Path, help="where state is kept (FLOWGROUP_HOME; default ~/.flowgroup)")
+    parser.add_argument("--slots", type=int, help="how many runs may be under way at once (FLOWGROUP_SLOTS)")
+    parser.add_argument("--queue", action="append", dest="queues", help="only this work queue; may be given again")
+    parser.add_argument("--name", help="the worker's name in Prefect's UI (FLOWGROUP_NAME)")
+    parser.add_argument("--poll-interval-s", type=float, help="how often to ask for due runs (FLOWGROUP_POLL_INTERVAL_S)")
+    parser.add_argument("--health-port", type=int, help="port of /livez, /readyz and /metrics (FLOWGROUP_HEALTH_PORT)")
+    parser.add_argument("--public-keys", type=Path, help="Ed25519 public keys: only flows signed by them run")
+    parser.set_defaults(command=_run_start)
+
+
+def _run_start(args: argparse.Namespace) -> int:
+    from flowgroup.start import start
+
+    return start(vars(args))
+
+
+def _dev(parser: argparse.ArgumentParser) -> None:
+    from flowgroup import dev
+
+    dev.add_arguments(parser)
+    parser.set_defaults(command=dev.run)
+
+
+def _deploy(parser: argparse.ArgumentParser) -> None:
+    from flowgroup.client import shell
+
+    shell.add_arguments(parser)
+    parser.set_defaults(command=shell.deploy_command)
+
+
+def _keys(parser: argparse.ArgumentParser) -> None:
+    from flowgroup.client import shell
+
+    shell.add_keys_arguments(parser)

@@ -1,0 +1,236 @@
+"""
+Clusters: found or made, ready, leased, and gone when nobody needs them.
+
+In: the spec that a run belongs on. Out: a cluster whose driver is on the line and ready. A cluster lives while a run has
+a lease on it, and then for its idle time. A backend only finds, makes, shows and deletes; all deciding is here.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flowgroup import log
+from flowgroup.daemon.drivers import View
+from flowgroup.errors import Permanent
+from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE
+from flowgroup.model.clusters import Found
+from flowgroup.model.ids import ClusterName, RunId
+from flowgroup.model.spec import ClusterSpec
+
+_LOOK_EVERY_S = 1.0
+
+
+class Backend(Protocol):
+    """
+    What makes clusters. `python` is the drivers' version (`3.11`), None if it is not known beforehand.
+
+    Every call may raise Transient or Permanent.
+    """
+
+    @property
+    def python(self) -> str | None: ...
+
+    async def find(self) -> list[Found]:
+        """Every cluster of this pool, alive or dead."""
+        ...
+
+    async def create(self, spec: ClusterSpec) -> Found:
+        """Make the cluster `spec.name`, or return it as it is if it exists. It need not be ready."""
+        ...
+
+    async def delete(self, name: ClusterName) -> None:
+        """End its processes and remove what it left, also of one that is half made or half gone. Waits until it is so."""
+        ...
+
+    async def look(self, name: ClusterName) -> str | None:
+        """None while its processes live; else why they do not: cause and remedy. Cheap: it is asked every second."""
+        ...
+
+
+class Drivers(Protocol):
+    def view(self, cluster: ClusterName) -> View: ...
+    def shut_down(self, cluster: ClusterName) -> None: ...
+
+
+class ClusterFailed(Permanent):
+    """The cluster will never be ready. The text says why, and what to do."""
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """One name: the cluster that exists under it, if any, and who needs it. `idle_since` is of the event loop's clock."""
+
+    found: Found | None = None
+    leases: set[RunId] = field(default_factory=set)
+    turn: RunId | None = None
+    idle_since: float = 0.0
+    idle_timeout_s: float = 0.0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Clusters:
+    def __init__(
+        self,
+        backend: Backend,
+        drivers: Drivers,
+        *,
+        idle_timeout_s: float,
+        on_free: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._backend = backend
+        self._drivers = drivers
+        self._idle_timeout_s = idle_timeout_s
+        self._on_free = on_free
+        self._clusters: dict[ClusterName, _Cluster] = {}
+
+    async def adopt(self) -> None:
+        """Take over what a former daemon left. The idle time of each begins now."""
+        for found in await self._backend.find():
+            cluster = self._cluster(found.name)
+            cluster.found = found
+            if found.spec.mode == "per-run":
+                cluster.idle_timeout_s = 0.0
+        self._count()
+
+    def secret_of(self, name: ClusterName) -> str | None:
+        cluster = self._clusters.get(name)
+        return cluster.found.secret if cluster and cluster.found else None
+
+    def names(self) -> list[ClusterName]:
+        """Clusters that exist."""
+        return [name for name, cluster in self._clusters.items() if cluster.found]
+
+    async def look(self, name: ClusterName) -> str | None:
+        if self.secret_of(name) is None:
+            return "the cluster is not there any more"
+        return await self._backend.look(name)
+
+    # Who needs it
+
+    @contextmanager
+    def turn(self, spec: ClusterSpec | None, run_id: RunId) -> Iterator[bool]:
+        """
+        The run's turn on a cluster that takes one run at a time. False if it is another's; always True elsewhere.
+
+        It is asked for before the run is claimed: a run that waits for its turn stays Scheduled and holds nothing.
+        """
+        if spec is None or spec.mode != "exclusive":
+            yield True
+            return
+        cluster = self._cluster(spec.name)
+        if cluster.turn or cluster.leases - {run_id}:
+            yield False
+            return
+        cluster.turn = run_id
+        try:
+            yield True
+        finally:
+            cluster.turn = None
+            self._on_free()
+
+    @contextmanager
+    def lease(self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None) -> Iterator[None]:
+        """The cluster is needed during the block, and for its idle time after it."""
+        cluster = self._cluster(name)
+        cluster.leases.add(run_id)
+        if idle_timeout_s is not None:
+            cluster.idle_timeout_s = idle_timeout_s
+        try:
+            yield
+        finally:
+            cluster.leases.discard(run_id)
+            cluster.idle_since = asyncio.get_running_loop().time()
+            self._forget_if_nothing(name)
+            self._on_free()
+
+    # Made and ready
+
+    async def ready(self, spec: ClusterSpec) -> Found:
+        """
+        Find or make the cluster, and wait without limit until its driver is ready.
+
+        Raises ClusterFailed as soon as it is certain that it never will be.
+        """
+        cluster = self._cluster(spec.name)
+        async with cluster.lock:  # first runs that come together make one cluster
+            if cluster.found and (reason := await self._hopeless(cluster.found)):
+                log.get().warning("cluster_made_again", cluster=spec.name, reason=reason)
+                await self._delete(cluster, spec.name)
+            if cluster.found is None:
+                cluster.found = await self._make(spec)
+            found = cluster.found
+        await self._until_ready(found)
+        return found
+
+    async def _make(self, spec: ClusterSpec) -> Found:
+        log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
+        found = await self._backend.create(spec)
+        CLUSTERS_MADE.inc()
+        self._count(more=1)
+        return found
+
+    async def _hopeless(self, found: Found) -> str | None:
+        view = self._drivers.view(found.name)
+        if view.is_connected and view.status:
+            return view.status.trouble
+        return await self._backend.look(found.name)
+
+    async def _until_ready(self, found: Found) -> None:
+        while True:
+            view = self._drivers.view(found.name)
+            changed, status = view.changed, view.status
+            if view.is_connected and status and status.ready:
+                return
+            if view.is_connected and status and status.trouble:
+                raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}")
+            if not view.is_connected and (reason := await self._backend.look(found.name)):
+                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    # Gone
+
+    def idle(self) -> list[ClusterName]:
+        """Clusters that nobody needs, and has not needed for their idle time."""
+        now = asyncio.get_running_loop().time()
+        return [name for name, cluster in self._clusters.items() if _is_idle(cluster, now)]
+
+    async def delete_if_idle(self, name: ClusterName) -> None:
+        """Delete the cluster, unless somebody has come to need it meanwhile."""
+        cluster = self._cluster(name)
+        async with cluster.lock:
+            if _is_idle(cluster, asyncio.get_running_loop().time()):
+                log.get().info("cluster_idle", cluster=name, idle_timeout_s=cluster.idle_timeout_s)
+                await self._delete(cluster, name)
+        self._forget_if_nothing(name)
+
+    def _forget_if_nothing(self, name: ClusterName) -> None:
+        cluster = self._cluster(name)
+        if not (cluster.found or cluster.leases or cluster.turn or cluster.lock.locked()):
+            del self._clusters[name]
+
+    async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
+        self._drivers.shut_down(name)
+        await self._backend.delete(name)
+        cluster.found = None
+        self._count()
+
+    def _cluster(self, name: ClusterName) -> _Cluster:
+        if name not in self._clusters:
+            now = asyncio.get_running_loop().time()
+            self._clusters[name] = _Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
+        return self._clusters[name]
+
+    def _count(self, more: int = 0) -> None:
+        CLUSTERS.set(len(self.names()) + more)
+
+
+def _is_idle(cluster: _Cluster, now: float) -> bool:
+    if cluster.found is None or cluster.leases or cluster.turn:
+        return False
+    return now - cluster.idle_since >= cluster.idle_timeout_s

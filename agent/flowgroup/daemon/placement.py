@@ -1,0 +1,124 @@
+"""
+Where a run goes and what it gets there. Pure.
+
+In: the run, its deployment, the pool's template and our policy. Out: a Placement, or Refused with what somebody has to
+change. It never asks anybody, and never opens a bundle: it checks what is said about it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowgroup import signing
+from flowgroup.errors import Refused
+from flowgroup.model.bundle import BundleRef, Statement
+from flowgroup.model.runs import Deployment, DueRun, Placement
+from flowgroup.model.spec import ClusterSpec, spec_of
+from flowgroup.model.variables import allows_unsigned, merged, parse, pool_defaults
+
+_LATER = ("prefect.blocks.", "prefect.variables.")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What this daemon adds to what deployments say. `python`: the version of the backend's drivers, if it is known."""
+
+    pool: str
+    public_keys: tuple[str, ...] = ()
+    python: str | None = None
+    idle_timeout_s: float = 300.0
+
+
+def place(due: DueRun, deployment: Deployment | None, template: dict[str, Any], policy: Policy) -> Placement:
+    """Resolve the run's job variables and check its code's papers. Raises Refused."""
+    if deployment is None:
+        raise Refused(
+            "the run has no deployment, so it is not known where its code is: was the deployment deleted? "
+            "Deploy the flow and start a run of that deployment."
+        )
+    layers = (pool_defaults(template), deployment.job_variables, due.job_variables)
+    values = merged(*(_nested(layer) for layer in layers))
+    _nothing_to_resolve(values)
+    variables = parse(values)
+    spec = spec_of(
+        variables, flow_id=deployment.flow_id, flow_name=deployment.flow_name, pool=policy.pool, run_id=due.id
+    )
+    if variables.bundle is not None:
+        _check_papers(variables.bundle, deployment, spec, policy)
+    else:
+        _may_be_unsigned(deployment, template, policy)
+    idle_s = policy.idle_timeout_s if variables.idle_timeout_s is None else variables.idle_timeout_s
+    return Placement(
+        spec=spec,
+        env={name: value for name, value in variables.env.items() if value is not None},
+        deployment=deployment,
+        idle_timeout_s=0.0 if spec.mode == "per-run" else idle_s,
+        bundle=variables.bundle,
+        memory_limit_bytes=variables.memory_limit_bytes,
+    )
+
+
+def _check_papers(ref: BundleRef, deployment: Deployment, spec: ClusterSpec, policy: Policy) -> None:
+    name = f"{deployment.flow_name}/{deployment.name}"
+    statement = signing.check(ref, policy.public_keys, deployment=name, version=deployment.version)
+    if policy.public_keys:
+        _same_as_signed(statement, spec, name)
+    if policy.python is not None and statement.python != policy.python:
+        raise Refused(
+            f"the bundle of {name!r} was packed with Python {statement.python}, and runs here have Python "
+            f"{policy.python}: deploy it again with Python {policy.python}"
+        )
+
+
+def _same_as_signed(statement: Statement, spec: ClusterSpec, name: str) -> None:
+    signed = (statement.image, statement.start_script, statement.environment)
+    wanted = (spec.image, spec.start_script, spec.env)
+    for what, ours, theirs in zip(("image", "start script", "environment"), wanted, signed, strict=True):
+        if ours != theirs:
+            raise Refused(
+                f"the {what} of {name!r} is not the one that its author signed: somebody changed the deployment's or "
+                "the pool's job variables, or the run's. Deploy the flow again with the values that it should have."
+            )
+
+
+def _may_be_unsigned(deployment: Deployment, template: dict[str, Any], policy: Policy) -> None:
+    if policy.public_keys and not allows_unsigned(template):
+        raise Refused(
+            f"the deployment {deployment.flow_name}/{deployment.name} has no signed bundle, and this pool runs only "
+            'signed code: deploy it with flowgroup.deploy, or set "allow_unsigned": true in the job_configuration of '
+            "the pool's base job template"
+        )
+    if not deployment.entrypoint:
+        raise Refused(
+            f"the deployment {deployment.flow_name}/{deployment.name} has neither a bundle nor an entrypoint, so it is "
+            "not known where its code is: deploy the flow again"
+        )
+
+
+def _nested(layer: dict[str, Any]) -> dict[str, Any]:
+    """Prefect lets one write `env.NAME` for a value inside `env`; a value that is already nested wins."""
+    env = {name[4:]: value for name, value in layer.items() if name.startswith("env.") and len(name) > 4}
+    if not env:
+        return layer
+    rest = {name: value for name, value in layer.items() if not name.startswith("env.")}
+    inner = rest.get("env")
+    return {**rest, "env": {**env, **inner} if isinstance(inner, dict) else env}
+
+
+def _nothing_to_resolve(values: dict[str, Any]) -> None:
+    """`{{ $NAME }}` stays as it is written: a deployment must not read the agent's environment."""
+    for where, text in _texts(values, ""):
+        if "{{" in text and any(word in text for word in _LATER):
+            raise Refused(
+                f"the job variable {where} refers to a block or variable of Prefect ({text[:80]}), which this agent does "
+                "not resolve yet: load it in the flow, or write the value itself"
+            )
+
+
+def _texts(value: Any, where: str) -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        return [(where, value)]
+    if isinstance(value, dict):
+        return [
+            found for name, inner in value.items() if name != "bundle" for found in _texts(inner, f"{where}.{name}".lstrip("."))
+        ]
+    return []

@@ -1,0 +1,77 @@
+"""
+Tell the API how a run ended, where the run could not say so itself.
+
+In: a run's id, the attempt and its outcome. It never speaks over a terminal state, nor about a run that has left the
+attempt behind (rescheduled, suspended, claimed again). It tries until the API answers: an outage is a pause.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from flowgroup import log
+from flowgroup.edge.prefect import Standing
+from flowgroup.edge.wire import Unauthorized
+from flowgroup.errors import Permanent, Transient
+from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.runs import Cancelled, Crashed, Outcome, Reported
+from flowgroup.model.states import Saying, SeenRun, to_say
+from flowgroup.retry import pause_s
+
+_ROUNDS = 5
+_ENDED = (Crashed, Cancelled)
+
+
+class Api(Protocol):
+    async def read(self, run_id: RunId) -> SeenRun | None: ...
+    async def last_claim(self, run_id: RunId) -> AttemptId | None: ...
+    async def say(self, run_id: RunId, saying: Saying) -> Standing: ...
+    async def open_children(self, run_id: RunId) -> list[SeenRun]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    api: Api
+
+    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
+        """Say it until the API has it. A call that can never succeed is logged; the reconcile looks again."""
+        if isinstance(outcome, Reported):
+            return
+        tries = 0
+        while True:
+            try:
+                return await self._tell(run_id, attempt, outcome)
+            except (Transient, Unauthorized) as exc:
+                tries += 1
+                log.get().warning("run_end_not_told_yet", run=run_id, attempt=attempt, reason=str(exc))
+                await asyncio.sleep(pause_s(tries, exc.retry_after_s if isinstance(exc, Transient) else None))
+            except Permanent as exc:
+                log.get().error("run_end_not_told", run=run_id, attempt=attempt, reason=str(exc))
+                return
+
+    async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
+        if await self.api.last_claim(run_id) != attempt:
+            log.get().info("run_claimed_again_meanwhile", run=run_id, attempt=attempt)
+            return
+        await self._say(run_id, outcome)
+        if isinstance(outcome, _ENDED):
+            await self._end_children(run_id, outcome)
+
+    async def _say(self, run_id: RunId, outcome: Outcome) -> None:
+        """Propose, and look again when the run has moved meanwhile: to Cancelling, for example."""
+        for _ in range(_ROUNDS):
+            seen = await self.api.read(run_id)
+            saying = to_say(seen, outcome) if seen else None
+            if saying is None:
+                return
+            if (await self.api.say(run_id, saying)).accepted:
+                log.get().info("run_told", run=run_id, state=saying.type, reason=saying.message)
+                return
+        raise Permanent(f"the API refused {_ROUNDS} times to take the end of run {run_id}")
+
+    async def _end_children(self, run_id: RunId, outcome: Crashed | Cancelled) -> None:
+        """Sub-flow runs that lived in the run's process have ended with it."""
+        for child in await self.api.open_children(run_id):
+            await self._end_children(child.id, outcome)
+            reason = f"Its process was that of the run {run_id}, which ended: {outcome.reason}"
+            await self._say(child.id, type(outcome)(reason))

@@ -1,0 +1,91 @@
+"""
+Wait until an attempt has ended, and say how.
+
+In: a SentRun. Out: its Outcome. A level: it looks at what the driver says now and, when the driver is silent, at what
+the backend says about its process. It changes nothing, except that it passes a cancellation on.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flowgroup import log
+from flowgroup.daemon.diagnose import outcome_of
+from flowgroup.daemon.drivers import View
+from flowgroup.model.ids import AttemptId, ClusterName
+from flowgroup.model.orders import Attempt, Exit
+from flowgroup.model.runs import Crashed, GivenBack, Outcome, SentRun
+
+_LOOK_EVERY_S = 1.0
+
+
+class Drivers(Protocol):
+    def view(self, cluster: ClusterName) -> View: ...
+    def cancel(self, cluster: ClusterName, attempt: AttemptId, grace_s: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """`look` says why a cluster's processes are dead, or None while they live."""
+
+    drivers: Drivers
+    look: Callable[[ClusterName], Awaitable[str | None]]
+    cancel_grace_s: float
+    driver_lost_s: float
+
+    async def outcome(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome:
+        """Wait for the end. `asked` is set when the run is to be cancelled; `on_running` is called once."""
+        is_told, is_running = False, False
+        while True:
+            view = self.drivers.view(sent.cluster)
+            changed, attempt = view.changed, view.attempt(sent.attempt)
+            if attempt and attempt.phase != "starting" and not is_running:
+                is_running = True
+                on_running()
+            if outcome := ended(view, sent, attempt, cancelled=asked.is_set()) or await self._dead(view, sent):
+                return outcome
+            if asked.is_set() and not is_told:
+                is_told = True
+                self.drivers.cancel(sent.cluster, sent.attempt, self.cancel_grace_s)
+            timeout_s = _LOOK_EVERY_S if self._is_silent(view) else max(_LOOK_EVERY_S, self.driver_lost_s)
+            await first_of(changed, None if is_told else asked, timeout_s=timeout_s)
+
+    async def _dead(self, view: View, sent: SentRun) -> Outcome | None:
+        if not self._is_silent(view):
+            return None
+        reason = await self.look(sent.cluster)
+        if reason is None:
+            return None
+        log.get().warning("driver_dead", cluster=sent.cluster, run=sent.id, reason=reason)
+        if sent.attempt in view.orders and sent.attempt not in view.seen:
+            return GivenBack(f"The driver of cluster {sent.cluster} ended before it took the run: {reason}")
+        return Crashed(f"The driver of cluster {sent.cluster} ended while the run was on it: {reason}")
+
+    def _is_silent(self, view: View) -> bool:
+        silent_s = asyncio.get_running_loop().time() - view.heard_at
+        return not view.is_connected or silent_s > self.driver_lost_s
+
+
+def ended(view: View, sent: SentRun, attempt: Attempt | None, *, cancelled: bool) -> Outcome | None:
+    """What the driver's last word says about the attempt's end; None if it has not ended, or nothing is known yet."""
+    if attempt:
+        return outcome_of(attempt.exit or Exit(), cancelled=cancelled) if attempt.phase == "ended" else None
+    if not view.is_connected or view.status is None or sent.attempt in view.orders:
+        return None
+    if sent.attempt in view.seen:
+        return Crashed(
+            f"The driver of cluster {sent.cluster} was started again while the run was on it, and the run's process is "
+            "gone. The cluster's logs say why."
+        )
+    return GivenBack(f"The driver of cluster {sent.cluster} was started again before it took the run.")
+
+
+async def first_of(*events: asyncio.Event | None, timeout_s: float) -> None:
+    """Wait until one of the events is set, for at most `timeout_s`."""
+    waits = [asyncio.create_task(event.wait(), name="wait for a change") for event in events if event]
+    try:
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

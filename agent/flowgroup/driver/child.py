@@ -1,0 +1,158 @@
+"""
+One flow run, in a process of its own.
+
+In: an order. Out: what the engine tells Prefect's API through the desk, notes on the leash, an exit status. This is the
+only place where user code is unpickled or imported.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import inspect
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import prefect.context
+from prefect._internal.metrics import RunMetrics
+from prefect.client.schemas.objects import FlowRun
+from prefect.engine import handle_engine_signals
+from prefect.events.worker import EventsWorker
+from prefect.flow_engine import flow_run_logger, load_flow, load_flow_run, run_flow
+from prefect.logging.handlers import APILogWorker
+
+from flowgroup import bundles
+from flowgroup.driver import engine
+from flowgroup.driver.brief import Brief
+from flowgroup.driver.fetch import fetch
+from flowgroup.driver.leash import Leash
+from flowgroup.driver.results import GroupStorage
+from flowgroup.driver.shipper import Shipper
+from flowgroup.errors import Refused
+from flowgroup.model.bundle import MAX_BUNDLE_BYTES
+from flowgroup.model.orders import BundleCode, Order
+from flowgroup.settings import set_environment
+
+REFUSED = 65  # the exit status of a child that would not run its code; the cause is on the leash
+_DRAIN_S = 600.0
+
+
+def run(brief_bytes: bytes, leash_fd: int) -> int:
+    """Run one order in this process, which is nobody else's. The working folder is the current directory."""
+    brief = Brief.model_validate_json(brief_bytes)
+    set_environment(brief.env)
+    prefect.context.refresh_global_settings_context()
+    leash = Leash(leash_fd)
+    leash.listen(engine.commit_cancel)
+    shipper = Shipper(brief.env["PREFECT_API_URL"], brief.order.token)
+    engine.ship_through(shipper)
+    try:
+        return _run(brief, leash, shipper)
+    finally:
+        leash.say(reported=engine.outcome_is_reported())
+        _drain(shipper)
+
+
+def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
+    order = brief.order
+    run_id = UUID(order.run_id)
+    folder = Path.cwd() / "code"
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    with handle_engine_signals(run_id):
+        flow_run = load_flow_run(run_id)
+        logger = flow_run_logger(flow_run=flow_run)
+        try:
+            flow = _load(order, flow_run, folder, leash)
+        except Refused as exc:
+            logger.error("%s", exc)  # noqa: TRY400  it is the author's to read, and says all
+            leash.say(phase="refused", cause=str(exc))
+            return REFUSED
+        except Exception as exc:  # user code, imported for the first time: whatever it raises is this run's outcome
+            logger.exception("The flow's code could not be loaded")
+            leash.say(cause=f"The flow's code could not be loaded: {type(exc).__name__}: {exc}. {_remedy(exc)}")
+            return REFUSED
+        if order.results and flow.result_storage is None:
+            flow.result_storage = GroupStorage(root=order.results)
+        with _tasks_on_dask(brief, shipper, folder):
+            _wait_until(order.start_at)
+            with RunMetrics(flow_run, flow):
+                _drive(flow, run_flow(flow, flow_run=flow_run, error_logger=logger))
+    return 0
+
+
+def _load(order: Order, flow_run: FlowRun, folder: Path, leash: Leash) -> Any:
+    """The flow, from its bundle or as Prefect's deployment says. Refused if it must not be run."""
+    leash.say(phase="running")
+    if isinstance(order.code, BundleCode):
+        packed = fetch(order.code.fetch, limit_bytes=MAX_BUNDLE_BYTES)
+        return bundles.open_bundle(
+            packed,
+            order.code.ref,
+            public_keys=order.code.public_keys,
+            deployment=order.code.deployment,
+            version=order.code.version,
+            into=folder,
+        )
+    return load_flow(flow_run)
+
+
+def _remedy(exc: Exception) -> str:
+    if isinstance(exc, ModuleNotFoundError):
+        return f"Install {exc.name!r} where the driver runs, or keep it beside the flow's file so that it travels with it."
+    return "The run's log has the traceback."
+
+
+@contextlib.contextmanager
+def _tasks_on_dask(brief: Brief, shipper: Shipper, folder: Path) -> Iterator[None]:
+    """Send the tasks of flows that name no task runner to the group's workers, if it has any."""
+    if brief.scheduler is None:
+        yield
+        return
+    from flowgroup.driver.tasks import Connection, GroupTaskRunner  # distributed is not needed without workers
+
+    address = brief.scheduler
+    engine.replace_default_runner(lambda: GroupTaskRunner(address, prepare=lambda: _by_value(folder)))
+    with Connection(address, shipper, brief.env["PREFECT_API_URL"], brief.order.token):
+        _by_value(folder)
+        yield
+
+
+def _by_value(folder: Path) -> None:
+    """The run's own modules go to workers by value: those it brought along, and those where a pull step put it."""
+    for place in {folder, Path.cwd()}:
+        bundles.register_by_value(place)
+
+
+def _wait_until(moment: float | None) -> None:
+    while moment is not None and (left := moment - time.time()) > 0:
+        time.sleep(left)
+
+
+def _drive(flow: Any, result: Any) -> None:
+    """Run what `run_flow` only prepared: an async flow's coroutine, a generator flow's items."""
+    if inspect.isasyncgen(result):
+
+        async def consume() -> None:
+            async for _ in result:
+                pass
+
+        asyncio.run(consume())
+    elif inspect.iscoroutine(result):
+        asyncio.run(result)
+    elif inspect.isgenerator(result):
+        for _ in result:
+            pass
+
+
+def _drain(shipper: Shipper) -> None:
+    """Everything that the run said is with the desk before the process ends; a forked child has no normal exit."""
+    APILogWorker.drain_all(timeout=5)
+    EventsWorker.drain_all(timeout=30)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    shipper.drain(_DRAIN_S)

@@ -1,0 +1,213 @@
+"""
+The desk: carries orders out, one child each, and knows at any moment how every attempt stands.
+
+In: Order, Cancel, Forget. Out: `status()`. Holds no token of the API and runs no user code.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowgroup import log
+from flowgroup.driver import oskit
+from flowgroup.driver.brief import Brief, environment
+from flowgroup.driver.exits import exit_of
+from flowgroup.driver.leash import CANCEL
+from flowgroup.driver.output import Output
+from flowgroup.errors import Permanent
+from flowgroup.model.ids import AttemptId
+from flowgroup.model.orders import Attempt, Cancel, Exit, Forget, Order, Status
+
+_log = log.get()
+_OUTPUTS_KEPT = 50
+_LAST_WORDS_S = 1.0
+_COMMIT_S = 1.0
+_MEMORY_LOOK_S = 1.0
+
+
+class Forks(Protocol):
+    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int: ...
+    async def ended(self, pid: int) -> int: ...
+    def forget(self, pid: int) -> None: ...
+
+
+@dataclass
+class Carried:
+    """One attempt while the desk has it."""
+
+    order: Order
+    pid: int | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    exit: Exit | None = None
+    cancelled: bool = False
+    leash: socket.socket | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now(self) -> Attempt:
+        phase = "ended" if self.exit else self.notes.get("phase", "starting")
+        return Attempt.model_validate(
+            {"run_id": self.order.run_id, "attempt": self.order.attempt, "phase": phase, "exit": self.exit}
+        )
+
+
+@dataclass
+class Desk:
+    """`scheduler` is the Dask scheduler's address if the group has workers, `api_url` the gate's."""
+
+    forks: Forks
+    folder: Path
+    api_url: str
+    storage: str
+    scheduler: str | None
+    output_limit_bytes: int
+    tasks: asyncio.TaskGroup
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _carried: dict[AttemptId, Carried] = field(default_factory=dict)
+
+    def status(self) -> Status:
+        return Status(ready=True, attempts=tuple(carried.now() for carried in self._carried.values()))
+
+    def take(self, order: Order) -> None:
+        """Start the order's child. An attempt that is known already is left alone: sending twice is harmless."""
+        if order.attempt in self._carried:
+            return
+        carried = self._carried[order.attempt] = Carried(order)
+        self.tasks.create_task(self._carry(carried), name=f"run {order.run_id}")
+        self.changed.set()
+
+    def forget(self, order: Forget) -> None:
+        for attempt in order.attempts:
+            carried = self._carried.get(attempt)
+            if carried and carried.exit:
+                del self._carried[attempt]
+
+    def cancel(self, order: Cancel) -> None:
+        carried = self._carried.get(order.attempt)
+        if carried and not carried.cancelled and not carried.exit:
+            carried.cancelled = True
+            self.tasks.create_task(self._end(carried, order.grace_s), name=f"cancel {carried.order.run_id}")
+
+    async def _carry(self, carried: Carried) -> None:
+        try:
+            carried.exit = await self._child(carried)
+        except (OSError, Permanent) as exc:  # this run's trouble; the others go on
+            carried.exit = Exit(code=70, cause=f"the driver could not run it: {exc}")
+        _log.info("child_ended", run=carried.order.run_id, code=carried.exit.code, signal=carried.exit.signal)
+        self.changed.set()
+
+    async def _child(self, carried: Carried) -> Exit:
+        order = carried.order
+        folder = self.folder / "runs" / order.attempt
+        outputs = self.folder / "outputs"
+        for made in (folder / "tmp", folder / "prefect", outputs):
+            made.mkdir(parents=True, exist_ok=True)
+        output = Output(outputs / f"{order.attempt}.log", limit_bytes=self.output_limit_bytes)
+        try:
+            return await self._supervise(carried, folder, output)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            self._keep_few(outputs)
+
+    async def _supervise(self, carried: Carried, folder: Path, output: Output) -> Exit:
+        read_end, write_end = os.pipe()
+        ours, theirs = socket.socketpair()
+        carried.leash = ours
+        reading = asyncio.create_task(output.read(read_end), name="output")
+        noting = asyncio.create_task(self._note(carried, ours), name="leash")
+        try:
+            carried.pid = await self.forks.fork(
+                carried.order.attempt, self._brief(carried, folder), folder, output=write_end, leash=theirs.detach()
+            )
+            _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
+            watching = asyncio.create_task(self._watch_memory(carried), name="memory")
+            status = await self.forks.ended(carried.pid)
+            watching.cancel()
+            oskit.kill(self._left_by(carried.pid, carried.order.attempt))
+            self.forks.forget(carried.pid)
+            await asyncio.wait([reading, noting], timeout=_LAST_WORDS_S)
+        finally:
+            for task in (reading, noting):
+                task.cancel()
+            ours.close()
+        return exit_of(status, tail=output.tail(), notes=carried.notes)
+
+    def _brief(self, carried: Carried, folder: Path) -> str:
+        order = carried.order
+        scheduler = self.scheduler if order.dask else None
+        env = environment(order, desk=self.api_url, folder=str(folder), scheduler=scheduler, storage=self.storage)
+        return Brief(order=order, env=env, scheduler=scheduler).model_dump_json()
+
+    async def _note(self, carried: Carried, leash: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=leash.dup())
+        try:
+            while line := await reader.readline():
+                with contextlib.suppress(ValueError):  # user code may write there too: nonsense is not ours to obey
+                    carried.notes.update(_note(line))
+                if "cancelling" in carried.notes:
+                    carried.answered.set()
+                self.changed.set()
+        except (ValueError, OSError):
+            return
+        finally:
+            writer.close()
+
+    async def _end(self, carried: Carried, grace_s: float) -> None:
+        """Ask the child to end as cancelled, then signal it; after `grace_s` kill it and all that it started."""
+        while carried.pid is None and carried.exit is None:
+            await asyncio.sleep(0.05)
+        if carried.exit or carried.pid is None or carried.leash is None:
+            return
+        with contextlib.suppress(OSError):
+            carried.leash.send(CANCEL)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(carried.answered.wait(), _COMMIT_S)
+        oskit.kill({carried.pid}, signal.SIGTERM)
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while carried.exit is None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        if carried.exit is None:
+            _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
+            oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
+
+    @staticmethod
+    def _left_by(pid: int, attempt: str) -> set[int]:
+        """What a child started and that still runs: below it, in its session, or marked with its attempt."""
+        table = oskit.process_table()
+        below = oskit.descendants(pid, table)
+        orphans = {other for other, (parent, _) in table.items() if parent == os.getpid()} - below
+        return below | {orphan for orphan in orphans if oskit.has_in_environment(orphan, f"FLOWGROUP_ATTEMPT={attempt}")}
+
+    async def _watch_memory(self, carried: Carried) -> None:
+        limit = carried.order.memory_limit_bytes
+        while limit and carried.pid:
+            used = oskit.memory_bytes({carried.pid} | oskit.descendants(carried.pid, oskit.process_table()))
+            if used > limit:
+                carried.notes["cause"] = f"The run used {used >> 20} MiB of memory; its limit is {limit >> 20} MiB (memory_limit_bytes)."
+                oskit.kill({carried.pid} | oskit.descendants(carried.pid, oskit.process_table()))
+                return
+            await asyncio.sleep(_MEMORY_LOOK_S)
+
+    @staticmethod
+    def _keep_few(outputs: Path) -> None:
+        kept = sorted(outputs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        for path in kept[:-_OUTPUTS_KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _note(line: bytes) -> dict[str, Any]:
+    note = json.loads(line)
+    if not isinstance(note, dict):
+        raise ValueError("a note is an object")
+    allowed = {"phase": ("running", "refused"), "cause": str, "reported": bool, "cancelling": bool}
+    return {name: value for name, value in note.items() if _is(value, allowed.get(name, ()))}
+
+
+def _is(value: Any, allowed: Any) -> bool:
+    return isinstance(value, allowed) if isinstance(allowed, type) else value in allowed

@@ -1,0 +1,96 @@
+"""
+What is changed in Prefect, all of it, each with its reason. Checked against the installed version when the zygote starts.
+
+Nothing here changes what a flow means; without it a run still works, except for what each function says.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import prefect.context
+from prefect._internal import control_listener
+from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
+from prefect.logging.handlers import set_api_log_sink
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.engine import commit_control_intent_and_ack
+
+from flowgroup.driver.shipper import Shipper
+
+
+def check() -> None:
+    """Raise AttributeError naming what the installed Prefect lacks."""
+    for holder, names in (
+        (prefect.context, ("refresh_global_settings_context", "GLOBAL_SETTINGS_CONTEXT")),
+        (control_listener, ("_set_intent", "_clear_intent", "engine_outcome_is_handled")),
+        (EventsWorker, ("set_client_override",)),
+        (ThreadPoolTaskRunner, ("duplicate",)),
+    ):
+        for name in names:
+            getattr(holder, name)
+
+
+_RUN_WIDE = frozenset({"flow", "deployment", "work-queue", "work-pool", "tag"})
+_related: dict[str, list[dict[str, Any]]] = {}
+
+
+def ship_through(shipper: Shipper) -> None:
+    """Logs and events go to the desk in batches, instead of over a websocket and HTTP calls of each run's own."""
+
+    class Queue:
+        def put(self, item: tuple[str, Any]) -> None:
+            event: dict[str, Any] = item[1].model_dump(mode="json")
+            _learn(event)
+            shipper.event(event)
+
+    set_api_log_sink(shipper.log)
+    EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=Queue())
+
+
+def complete(event: dict[str, Any]) -> dict[str, Any]:
+    """An event from a worker, with the flow, deployment and pool of its run: a worker does not know them."""
+    run = next((r["prefect.resource.id"] for r in event["related"] if r["prefect.resource.role"] == "flow-run"), "")
+    return {**event, "related": [*event["related"], *_related.get(run, [])]}
+
+
+def _learn(event: dict[str, Any]) -> None:
+    """Prefect looked up what belongs to a flow run for the run's own first event; keep it for its tasks' events."""
+    about = [event["resource"], *event["related"]]
+    run = next((r["prefect.resource.id"] for r in about if r["prefect.resource.id"].startswith("prefect.flow-run.")), None)
+    wide = [related for related in event["related"] if related["prefect.resource.role"] in _RUN_WIDE]
+    if run and wide:
+        _related.setdefault(run, wide)
+
+
+def commit_cancel() -> bool:
+    """
+    Tell the engine that the SIGTERM to come is a cancellation, not a crash.
+
+    False when no engine is listening (before the flow starts, after it ended): the signal then simply ends the process.
+    """
+    return bool(
+        commit_control_intent_and_ack(
+            commit_intent=lambda: control_listener._set_intent("cancel"),
+            clear_intent=control_listener._clear_intent,
+            send_ack=lambda: None,
+        )
+    )
+
+
+def outcome_is_reported() -> bool:
+    """Whether the engine has concluded this attempt with the API."""
+    return bool(control_listener.engine_outcome_is_handled())
+
+
+def replace_default_runner(make: Callable[[], Any]) -> None:
+    """
+    Flows that name no task runner get ours (`make`), sub-flows too: the engine asks each flow's runner for a duplicate.
+
+    A ThreadPoolTaskRunner with its `max_workers` set was named on purpose and stays.
+    """
+    plain = ThreadPoolTaskRunner()._max_workers
+    stock = ThreadPoolTaskRunner.duplicate
+
+    def duplicate(self: Any) -> Any:
+        return make() if type(self) is ThreadPoolTaskRunner and self._max_workers == plain else stock(self)
+
+    ThreadPoolTaskRunner.duplicate = duplicate  # type: ignore[method-assign]

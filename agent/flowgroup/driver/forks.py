@@ -1,0 +1,109 @@
+"""The desk's hand on the zygote: starts it, asks it to fork, and hears of children's ends."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowgroup import log
+from flowgroup.driver.zygote import MAX_PACKET
+from flowgroup.errors import Permanent
+
+_log = log.get()
+_START_TIMEOUT_S = 120.0
+
+
+@dataclass
+class Forks:
+    """A running zygote. `fork` gives a child's pid, `ended` its wait status."""
+
+    control: socket.socket
+    process: asyncio.subprocess.Process
+    _forked: dict[str, asyncio.Future[int]] = field(default_factory=dict)
+    _ended: dict[int, asyncio.Future[int]] = field(default_factory=dict)
+
+    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:
+        """
+        A new child for this order. Both descriptors are the child's from then on.
+
+        Raises Permanent when the zygote is gone.
+        """
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forked[attempt] = answer
+        packet = json.dumps({"attempt": attempt, "folder": str(folder), "order": order}).encode()
+        try:
+            socket.send_fds(self.control, [packet], [output, leash])
+        except OSError as exc:
+            raise Permanent(f"the driver's zygote takes no more orders: {exc}") from exc
+        finally:
+            os.close(output)
+            os.close(leash)
+        return await answer
+
+    async def ended(self, pid: int) -> int:
+        """Wait until the child has ended; its status as waitpid gives it."""
+        return await self._ended_future(pid)
+
+    def _ended_future(self, pid: int) -> "asyncio.Future[int]":
+        return self._ended.setdefault(pid, asyncio.get_running_loop().create_future())
+
+    async def listen(self) -> None:
+        """Hear the zygote until it ends. Ends only when the zygote does: that is an error unless we are stopping."""
+        loop = asyncio.get_running_loop()
+        self.control.setblocking(False)
+        while packet := await loop.sock_recv(self.control, MAX_PACKET):
+            self._hear(json.loads(packet))
+        for waiting in [*self._forked.values(), *self._ended.values()]:
+            if not waiting.done():
+                waiting.set_exception(Permanent("the driver's zygote died, and the run's process with it"))
+
+    def _hear(self, message: dict[str, int | str]) -> None:
+        if "forked" in message:
+            self._forked.pop(str(message["forked"])).set_result(int(message["pid"]))
+        elif "exited" in message:
+            ended = self._ended_future(int(message["exited"]))
+            if not ended.done():
+                ended.set_result(int(message["status"]))
+
+    def forget(self, pid: int) -> None:
+        self._ended.pop(pid, None)
+
+
+@contextlib.asynccontextmanager
+async def zygote(env: dict[str, str]) -> AsyncIterator[Forks]:
+    """A zygote that has imported Prefect and is ready to fork; gone, with all of its children, at the end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_PACKET)
+    with ours:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "flowgroup.rooms", "zygote", str(theirs.fileno()), pass_fds=[theirs.fileno()], env=env
+            )
+        try:
+            await _ready(ours)
+            yield Forks(ours, process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _ready(control: socket.socket) -> None:
+    control.setblocking(False)
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            hello = await asyncio.get_running_loop().sock_recv(control, MAX_PACKET)
+    except TimeoutError as exc:
+        raise Permanent(f"the zygote was not ready within {_START_TIMEOUT_S:.0f} s: is this machine overloaded?") from exc
+    if not hello:
+        raise Permanent("the zygote ended while it imported Prefect: is flowgroup[runtime] installed here? See driver.log")
+    said = json.loads(hello)
+    if said["threads"] != 1:
+        raise Permanent(f"the zygote has {said['threads']} threads after importing, so it cannot fork safely")
+    _log.info("zygote_ready", pid=said["ready"])

@@ -1,0 +1,72 @@
+"""The desk's address on loopback: every child's only way to the API. Passes calls on to the relay as they are."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from flowgroup.edge import forward, pump
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+
+def app(relay: Path, client: httpx.AsyncClient, *, hold_s: float, limit_bytes: int) -> Starlette:
+    """`relay` is the socket of the relay; without an answer from it within `hold_s` seconds a child is told to wait."""
+
+    async def call(request: Request) -> Response:
+        return await forward.pass_on(
+            request, client, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes
+        )
+
+    async def events(socket: WebSocket) -> None:
+        await pump.pass_on(socket, url=f"ws://relay{socket.url.path}", hold_s=hold_s, uds=relay)
+
+    return Starlette(
+        routes=[
+            WebSocketRoute("/api/{path:path}", events),
+            Route("/api/{path:path}", call, methods=_METHODS),
+            Route("/flowgroup/sign", call, methods=["POST"]),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server beside other work: signals are not its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(relay: Path, *, hold_s: float, limit_bytes: int) -> AsyncIterator[str]:
+    """Serve the gate; gives the API's address (`http://127.0.0.1:<port>/api`)."""
+    async with forward.client(uds=relay) as client:
+        config = uvicorn.Config(
+            app(relay, client, hold_s=hold_s, limit_bytes=limit_bytes),
+            host="127.0.0.1",
+            port=0,
+            log_level="warning",
+            lifespan="off",
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=1,
+        )
+        server = _Server(config)
+        serve = asyncio.create_task(server.serve(), name="gate")
+        try:
+            while not server.started:
+                if serve.done():
+                    serve.result()
+                await asyncio.sleep(0.01)
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/api"
+        finally:
+            server.should_exit = True
+            await serve

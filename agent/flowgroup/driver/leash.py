@@ -1,0 +1,30 @@
+"""The child's end of its leash: the socket pair to the desk. Says how far it is; hears when it must end."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+
+CANCEL = b"c"
+
+
+class Leash:
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def say(self, **note: object) -> None:
+        """One note: `phase`, `cause` or `reported`. A desk that is gone does not matter: it takes us along."""
+        try:
+            self._socket.sendall(json.dumps(note).encode() + b"\n")
+        except OSError:
+            return
+
+    def listen(self, cancel: Callable[[], object]) -> None:
+        """Call `cancel` in a thread of its own when the desk asks us to end, and answer whether it took."""
+
+        def hear() -> None:
+            while order := self._socket.recv(1):
+                if order == CANCEL:
+                    self.say(cancelling=bool(cancel()))
+
+        threading.Thread(target=hear, name="flowgroup-leash", daemon=True).start()

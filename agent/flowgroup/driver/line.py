@@ -1,0 +1,72 @@
+"""The driver's line to the daemon: it dials, says hello and how it stands, and hears orders. A daemon that is away is waited for."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from flowgroup import log
+from flowgroup.model.orders import MAX_LINE_BYTES, Cancel, Forget, Hello, Order, Shutdown, Status, encode, read_order
+
+_log = log.get()
+_AGAIN_S = 0.5
+
+
+class Line:
+    """`status` gives how the driver stands; `hear` takes each order; `changed` is set when the status did."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        status: Callable[[], Status],
+        hear: Callable[[Order | Cancel | Forget | Shutdown], None],
+        changed: asyncio.Event,
+    ) -> None:
+        self._hello = hello
+        self._status = status
+        self._hear = hear
+        self._changed = changed
+
+    async def keep(self, daemon: Path, *, interval_s: float) -> None:
+        """Connect, and connect again whenever the connection ends. Never returns."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(str(daemon), limit=MAX_LINE_BYTES)
+            except OSError:
+                await asyncio.sleep(_AGAIN_S * (0.5 + random.random()))  # noqa: S311
+                continue
+            try:
+                await self._talk(reader, writer, interval_s)
+            except (OSError, ValueError, EOFError) as exc:
+                _log.warning("daemon_gone", reason=str(exc))
+            finally:
+                writer.close()
+            await asyncio.sleep(_AGAIN_S * random.random())  # noqa: S311
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, interval_s: float) -> None:
+        writer.write(encode(self._hello))
+        telling = asyncio.create_task(self._tell(writer, interval_s), name="tell")
+        hearing = asyncio.create_task(self._listen(reader), name="hear")
+        try:
+            done, _ = await asyncio.wait([telling, hearing], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (telling, hearing):
+                task.cancel()
+            await asyncio.gather(telling, hearing, return_exceptions=True)
+
+    async def _tell(self, writer: asyncio.StreamWriter, interval_s: float) -> None:
+        while True:
+            self._changed.clear()
+            writer.write(encode(self._status()))
+            await writer.drain()
+            try:
+                await asyncio.wait_for(self._changed.wait(), interval_s)
+            except TimeoutError:
+                continue
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            self._hear(read_order(line))
+        raise EOFError("the daemon closed the connection")

@@ -1,0 +1,132 @@
+"""The driver's processes: the desk (`flowgroup driver`) and its zygote (`flowgroup zygote`)."""
+
+import asyncio
+import os
+import platform
+import signal
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from flowgroup import log
+from flowgroup.driver import oskit, scheduler, start_script
+from flowgroup.driver.desk import Desk
+from flowgroup.driver.forks import zygote
+from flowgroup.driver.gate import serving
+from flowgroup.driver.line import Line
+from flowgroup.errors import FlowgroupError
+from flowgroup.model.ids import ClusterName
+from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status
+from flowgroup.model.spec import ClusterSpec
+from flowgroup.settings import Settings, environment_for_user_code
+
+_log = log.get()
+
+
+@dataclass
+class Place:
+    """Where a driver finds what belongs to its cluster."""
+
+    cluster: ClusterName
+    spec: ClusterSpec
+    folder: Path
+    daemon: Path
+    relay: Path
+    storage: Path
+
+    @property
+    def secret(self) -> str:
+        return (self.folder / "secret").read_text().strip()
+
+
+@dataclass
+class Stand:
+    """How the driver stands before it has a desk, and after: what the line tells."""
+
+    desk: Desk | None = None
+    trouble: str | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def status(self) -> Status:
+        status = self.desk.status() if self.desk else Status(ready=False)
+        return status.model_copy(update={"ready": False, "trouble": self.trouble}) if self.trouble else status
+
+    def hear(self, order: Order | Cancel | Forget | Shutdown) -> None:
+        if isinstance(order, Shutdown):
+            self.over.set()
+        elif self.desk is None:
+            _log.warning("order_too_early", order=order.type)
+        elif isinstance(order, Order):
+            self.desk.take(order)
+        elif isinstance(order, Cancel):
+            self.desk.cancel(order)
+        else:
+            self.desk.forget(order)
+
+
+async def run(settings: Settings, place: Place) -> None:
+    """The desk, until the daemon says Shutdown or a signal comes. All children end with it."""
+    oskit.adopt_orphans()
+    stand = Stand()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stand.over.set)
+    hello = Hello(
+        cluster=place.cluster,
+        secret=place.secret,
+        python=".".join(platform.python_version_tuple()[:2]),
+        prefect=version("prefect"),
+        pid=os.getpid(),
+    )
+    line = Line(hello, stand.status, stand.hear, stand.changed)
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(line.keep(place.daemon, interval_s=settings.driver.status_interval_s), name="line")
+        working = tasks.create_task(_work(settings, place, stand), name="work")
+        await stand.over.wait()
+        working.cancel()
+        keeping.cancel()
+
+
+async def _work(settings: Settings, place: Place, stand: Stand) -> None:
+    """Get ready, then carry out orders. What keeps it from ever being ready is told to the daemon, and it waits to be ended."""
+    env = {**environment_for_user_code(), **place.spec.env, "PREFECT_HOME": str(place.folder / "prefect")}
+    try:
+        async with AsyncExitStack() as stack:
+            await start_script.run(place.spec.start_script, place.folder, env)
+            forks = await stack.enter_async_context(zygote(env))
+            api_url = await stack.enter_async_context(
+                serving(place.relay, hold_s=settings.relay.hold_s, limit_bytes=settings.relay.max_body_bytes)
+            )
+            address = await scheduler.address(place.folder / "scheduler.json") if place.spec.workers else None
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            stand.desk = Desk(
+                forks=forks,
+                folder=place.folder,
+                api_url=api_url,
+                storage=str(place.storage),
+                scheduler=address,
+                output_limit_bytes=settings.driver.output_limit_bytes,
+                tasks=tasks,
+                changed=stand.changed,
+            )
+            stand.changed.set()
+            await forks.listen()
+    except FlowgroupError as exc:
+        stand.trouble = str(exc)
+    else:
+        stand.trouble = "the driver's zygote died: was it killed for its memory? New runs get a new cluster."
+    _log.error("driver_not_usable", reason=stand.trouble)
+    stand.changed.set()
+
+
+def zygote_main(fd: int) -> None:
+    """The zygote's process: import everything once, then fork on request."""
+    from flowgroup.driver import child, engine, tasks  # noqa: F401  (tasks: imported here once, not in every child)
+    from flowgroup.driver.zygote import serve
+
+    oskit.die_with_parent(signal.SIGKILL)
+    engine.check()
+    serve(socket.socket(fileno=fd), child.run)

@@ -1,0 +1,67 @@
+"""Where results go by default: the folder of the bundle's object store, without a credential of its own."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from prefect.filesystems import WritableFileSystem
+from prefect.settings import get_current_settings
+from pydantic import Field
+
+
+class GroupStorage(WritableFileSystem):
+    """
+    A folder in an object store. `file://` is read and written as it is; for anything else each object's address is
+    presigned by the relay, so that neither the run nor a worker holds a key of the store.
+    """
+
+    _block_type_name = "flowgroup results"
+    _block_type_slug = "flowgroup-results"
+
+    root: str = Field(description="address of the folder, for example s3://bucket/results/my-flow")
+
+    def _resolve_path(self, path: str) -> str:
+        """The full address: what stands in a result's metadata, whoever reads it later."""
+        return path if "://" in path else f"{self.root.rstrip('/')}/{path.lstrip('/')}"
+
+    def _local(self, path: str) -> Path | None:
+        address = urlsplit(self._resolve_path(path))
+        return Path(address.path) if address.scheme == "file" else None
+
+    async def read_path(self, path: str) -> bytes:
+        """Raises FileNotFoundError (a ValueError for Prefect's caches) when there is no such object."""
+        local = self._local(path)
+        if local is not None:
+            if not local.exists():
+                raise ValueError(f"there is no result at {local}")
+            return local.read_bytes()
+        async with httpx.AsyncClient(timeout=60.0) as client:
+            answer = await client.get(await self._presigned(client, "GET", path))
+        if answer.status_code in {403, 404}:
+            raise ValueError(f"there is no result at {self._resolve_path(path)}")
+        answer.raise_for_status()
+        return answer.content
+
+    async def write_path(self, path: str, content: bytes) -> None:
+        local = self._local(path)
+        if local is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            half = local.with_name(f".{local.name}.half")
+            half.write_bytes(content)
+            half.replace(local)
+            return
+        async with httpx.AsyncClient(timeout=300.0) as client:
+            answer = await client.put(await self._presigned(client, "PUT", path), content=content)
+        answer.raise_for_status()
+
+    async def _presigned(self, client: httpx.AsyncClient, method: str, path: str) -> str:
+        settings = get_current_settings()
+        key = self._resolve_path(path).removeprefix(self.root.rstrip("/") + "/")
+        desk = str(settings.api.url).removesuffix("/api")
+        token = settings.api.key.get_secret_value() if settings.api.key else ""
+        answer = await client.post(
+            f"{desk}/flowgroup/sign", json={"method": method, "key": key}, headers={"Authorization": f"Bearer {token}"}
+        )
+        answer.raise_for_status()
+        url: str = answer.json()["url"]
+        return url

@@ -1,0 +1,184 @@
+"""
+The child's side of Dask: a task runner that sends tasks to the group's workers, and the calls that tasks need.
+
+A task goes as cloudpickle bytes made here, with every module under the run's code folder by value; its settings stay
+here. Its logs, events and API calls come back over Dask on a topic of this client's own.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from uuid import uuid4
+
+import cloudpickle
+import distributed
+import httpx
+from prefect.context import serialize_context
+from prefect.utilities.collections import visit_collection
+from prefect.utilities.engine import collect_task_run_inputs_sync
+from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
+
+from flowgroup.driver.shipper import Shipper
+from flowgroup.driver import engine, workers
+from flowgroup.driver.bridge import REPLY, topic_of
+from flowgroup.driver.workers import Upstream, run_task
+
+_CALL_TIMEOUT_S = 100.0
+_PASSED = {"content-type", "retry-after", "prefect-maintenance"}
+
+
+class GroupTaskRunner(DaskTaskRunner):  # type: ignore[misc]
+    """Prefect's task runner for the group's own workers. `prepare` is called before a task is pickled."""
+
+    def __init__(self, address: str, prepare: Callable[[], None] | None = None) -> None:
+        super().__init__(address=address)
+        self._prepare = prepare
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (GroupTaskRunner, (self.address,))
+
+    def duplicate(self) -> "GroupTaskRunner":
+        return GroupTaskRunner(self.address, self._prepare)
+
+    @property
+    def client(self) -> distributed.Client:
+        """On a worker the worker's client; in the child the one that `connected` made."""
+        return current_client()
+
+    def submit(
+        self,
+        task: Any,
+        parameters: dict[str, Any],
+        wait_for: Iterable[Any] | None = None,
+        dependencies: dict[str, set[Any]] | None = None,
+    ) -> "PrefectDaskFuture[Any]":
+        if not self._started:
+            raise RuntimeError("The task runner must be started before submitting work.")
+        if self._prepare:
+            self._prepare()
+        task_run_id = uuid4()
+        upstream: list[distributed.Future] = []
+        inputs = {name: collect_task_run_inputs_sync(value) for name, value in parameters.items()}
+        for name, more in (dependencies or {}).items():
+            inputs[name] = inputs.get(name, set()) | more
+        payload = cloudpickle.dumps(
+            {
+                "task": task,
+                "task_run_id": task_run_id,
+                "parameters": _without_futures(parameters, upstream),
+                "wait_for": _without_futures(list(wait_for), upstream) if wait_for else None,
+                "dependencies": inputs,
+                "context": self._context(task, task_run_id, inputs),
+                "owner": workers.owner_of_this_context() or self.client.id,
+                "flow_run_id": workers.flow_run_id(),
+            }
+        )
+        future = self.client.submit(
+            run_task, payload, *upstream, key=f"{task.name}-{task_run_id}", pure=False, retries=0, resources=_resources()
+        )
+        return PrefectDaskFuture(wrapped_future=future, task_run_id=task_run_id)
+
+    def _context(self, task: Any, task_run_id: Any, inputs: dict[str, set[Any]]) -> dict[str, Any]:
+        context = serialize_context(
+            asset_ctx_kwargs={"task": task, "task_run_id": task_run_id, "task_inputs": inputs, "copy_to_child_ctx": True}
+        )
+        context["settings_context"] = {}  # they hold the run's token; a worker has settings of its own
+        flow_context = context["flow_run_context"]
+        if flow_context:
+            flow = flow_context["flow"] = _copy_of(flow_context["flow"])
+            flow.task_runner = GroupTaskRunner(self.address)
+        return context
+
+
+def _copy_of(flow: Any) -> Any:
+    copied = object.__new__(type(flow))
+    copied.__dict__.update(flow.__dict__)
+    return copied
+
+
+def _resources() -> dict[str, float] | None:
+    """What `dask.annotate(resources=…)` around the submit asks for."""
+    import dask
+
+    found: dict[str, float] | None = dask.get_annotations().get("resources")
+    return found
+
+
+def _without_futures(value: Any, upstream: list[distributed.Future]) -> Any:
+    """`value` with each Dask future replaced by its place in `upstream`: only top-level arguments are Dask's to resolve."""
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, PrefectDaskFuture):
+            upstream.append(item.wrapped_future)
+            return Upstream(len(upstream) - 1)
+        return item
+
+    return visit_collection(value, visit_fn=visit, return_data=True)
+
+
+_CONNECTION: "Connection | None" = None  # one per process: Prefect makes task runners where we cannot pass it
+
+
+def current_client() -> distributed.Client:
+    """The run's Dask client: on a worker the worker's own. Raises RuntimeError where there is none."""
+    if workers.OWNER.get() is not None:
+        return distributed.get_client()
+    if _CONNECTION is None:
+        raise RuntimeError("this run's flow group has no Dask workers: deploy it with cluster=Cluster(workers=…)")
+    return _CONNECTION.client()
+
+
+class Connection:
+    """The child's connection to the group's scheduler, made at the first task, and what comes back over it."""
+
+    def __init__(self, address: str, shipper: Shipper, api_url: str, token: str) -> None:
+        self._address = address
+        self._shipper = shipper
+        self._api_url = api_url.removesuffix("/api")
+        self._token = token
+        self._client: distributed.Client | None = None
+        self._lock = threading.Lock()
+
+    def client(self) -> distributed.Client:
+        """Raises OSError when the scheduler does not answer within 30 s."""
+        with self._lock:
+            if self._client is None:
+                client = distributed.Client(self._address, set_as_default=False, timeout=30)
+                client.subscribe_topic(topic_of(client.id), self._heard)
+                self._client = client
+            return self._client
+
+    def __enter__(self) -> "Connection":
+        global _CONNECTION  # noqa: PLW0603
+        _CONNECTION = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _CONNECTION  # noqa: PLW0603
+        _CONNECTION = None
+        if self._client is not None:
+            self._client.close(timeout=5)
+
+    async def _heard(self, stamped: tuple[float, dict[str, Any]]) -> None:
+        message = stamped[1]
+        if message["kind"] == "log":
+            self._shipper.log(json.loads(message["body"]))
+        elif message["kind"] == "event":
+            self._shipper.event(engine.complete(json.loads(message["body"])))
+        elif self._client is not None:
+            self._client.loop.add_callback(self._call, message)  # it may take long: the next log must not wait for it
+
+    async def _call(self, message: dict[str, Any]) -> None:
+        headers = {**message["headers"], "authorization": f"Bearer {self._token}"}
+        try:
+            async with httpx.AsyncClient(base_url=self._api_url, timeout=_CALL_TIMEOUT_S, verify=False) as http:  # noqa: S501  loopback
+                answer = await http.request(message["method"], message["path"], headers=headers, content=message["body"])
+            passed = {name: value for name, value in answer.headers.items() if name in _PASSED}
+            reply = {"status": answer.status_code, "headers": passed, "body": answer.content}
+        except httpx.HTTPError as exc:
+            reply = {"status": 503, "headers": {"prefect-maintenance": "true", "retry-after": "1"}, "body": str(exc).encode()}
+        assert self._client is not None
+        await self._client.scheduler.broadcast(
+            msg={"op": REPLY, "call": message["call"], "reply": reply}, workers=[message["worker"]]
+        )

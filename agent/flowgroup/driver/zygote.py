@@ -1,0 +1,112 @@
+"""
+The zygote: a single-threaded process that has imported everything a run needs, and forks one child per run.
+
+In: fork requests on a SEQPACKET socket, each an order's bytes with two file descriptors (the child's output, the
+child's leash). Out: `{"forked": …}` and `{"exited": …}` on the same socket. It may not start a thread, open a
+connection or run an event loop: a fork copies only the thread that calls it.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flowgroup.driver.oskit import die_with_parent
+
+MAX_PACKET = 1024 * 1024
+Run = Callable[[bytes, int], int]
+"""What a child does: the order's bytes and the leash's descriptor in, an exit status out."""
+
+
+def serve(control: socket.socket, run: Run) -> None:
+    """Fork on request until the desk closes the socket; then end, and every child with it (PR_SET_PDEATHSIG)."""
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    _say(control, {"ready": os.getpid(), "threads": _threads()})
+    while True:
+        readable, _, _ = select.select([control, woken], [], [])
+        if woken in readable:
+            woken.recv(4096)
+        _reap(control)
+        if control in readable and not _fork_one(control, (woken, wake), run):
+            return
+
+
+def _fork_one(control: socket.socket, mine: tuple[socket.socket, socket.socket], run: Run) -> bool:
+    packet, fds, _, _ = socket.recv_fds(control, MAX_PACKET, 2)
+    if not packet:
+        return False
+    request = json.loads(packet)
+    output, leash = fds
+    pid = os.fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        for end in (control, *mine):
+            end.close()
+        _become_child(request, output, leash, run)
+    os.close(output)
+    os.close(leash)
+    _say(control, {"forked": request["attempt"], "pid": pid})
+    return True
+
+
+def _become_child(request: dict[str, Any], output: int, leash: int, run: Run) -> None:
+    """In the child: its own session, folder and output, default signals; never returns."""
+    code = 70
+    try:
+        os.setsid()
+        die_with_parent(signal.SIGKILL)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        _stdio(output)
+        os.chdir(request["folder"])
+        code = run(request["order"].encode(), leash)
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except BaseException:  # noqa: BLE001  a child must end as a child, whatever it was: it must never go on as a zygote
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _stdio(output: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(nothing)
+    os.close(output)
+
+
+def _reap(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _say(control, {"exited": pid, "status": status})
+
+
+def _say(control: socket.socket, message: dict[str, Any]) -> None:
+    control.send(json.dumps(message).encode())
+
+
+def _threads() -> int:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else 1

@@ -1,0 +1,29 @@
+"""Small files of our own."""
+
+import os
+from pathlib import Path
+
+from flowgroup.errors import Refused, Transient
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Readers see the old text or the new one, never half of it. Raises Transient (a full disk…)."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.unlink(missing_ok=True)
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(handle, "w") as file:  # noqa: PTH123 (a descriptor, not a path)
+            file.write(text)
+        draft.replace(path)
+    except OSError as exc:
+        raise Transient(f"cannot write {path}: {exc}") from exc
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text; None if it is not there. Raises Refused when it cannot be read."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise Refused(f"cannot read {path}: {exc}") from exc

@@ -1,0 +1,240 @@
+"""
+Pass one HTTP call on to an upstream, and its answer back. The driver's desk and the relay stand on this.
+
+Bodies of requests are read whole, so that Content-Length is always there and a call can be sent again; bodies
+of answers are read whole when they are small, so that a connection that breaks in the middle is still a clean
+error. Bytes are never decoded: what was gzip stays gzip.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import httpx
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from flowgroup.errors import Transient
+
+# Prefect's server closes connections that were idle for 5 s: ours must be dropped before.
+KEEPALIVE_S = 4.0
+BODY_TIMEOUT_S = 30.0
+MAX_CONNECTIONS = 200
+_READ_WHOLE_BYTES = 1024 * 1024
+_NO_BODY = (204, 304)
+
+HeaderList = list[tuple[bytes, bytes]]
+# Of one connection, not of the call (RFC 9110, 7.6.1). Host and Content-Length are made anew.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
+)
+_MADE_ANEW = frozenset((b"host", b"content-length", b"expect"))
+_SAFE_TO_REPEAT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+_STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+
+
+class BodyRefused(Exception):
+    """A request's body that is not passed on: `answer` says why."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.answer = JSONResponse({"detail": detail}, status, headers={"connection": "close"})
+
+
+def client(*, uds: Path | None = None, verify: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
+    """
+    A client for calls that are passed on. It keeps no cookies, follows no redirects and adds no headers of
+    its own.
+
+    Over TCP it goes through the environment's proxies, as Prefect's client does; over a Unix socket never.
+    """
+    limits = httpx.Limits(
+        max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=KEEPALIVE_S
+    )
+    no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    if uds is not None:
+        transport = httpx.AsyncHTTPTransport(uds=str(uds), limits=limits)
+        made = httpx.AsyncClient(transport=transport, cookies=no_cookies, trust_env=False)
+    else:
+        made = httpx.AsyncClient(verify=verify, limits=limits, cookies=no_cookies)
+    made.headers.clear()
+    return made
+
+
+async def read_body(request: Request, *, limit_bytes: int) -> bytes:
+    """
+    The request's whole body. Raises BodyRefused for one that is too large (413) or comes too slowly (408).
+    """
+    too_large = f"the body has more than {limit_bytes} bytes"
+    if int(request.headers.get("content-length") or 0) > limit_bytes:
+        raise BodyRefused(413, too_large)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise BodyRefused(413, too_large)
+    except TimeoutError as exc:
+        raise BodyRefused(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from exc
+    except ClientDisconnect as exc:
+        raise BodyRefused(400, "the client went away before its body had arrived") from exc
+    return bytes(body)
+
+
+def passing_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
+    """The headers that belong to the call itself, to be sent on. Names are lower case already (ASGI)."""
+    kept = list(headers)
+    listed = {
+        name.strip().lower() for key, value in kept if key == b"connection" for name in value.split(b",")
+    }
+    return [(key, value) for key, value in kept if key not in _HOP_BY_HOP | _MADE_ANEW and key not in listed]
+
+
+async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """
+    Send, and return when the answer's headers are there. Raises Transient when there is no answer.
+
+    An idle connection may be closed by the other side at the moment at which we write to it. Such a call is
+    sent once more if it is safe to repeat. A POST may have been carried out, so it is left to the caller:
+    told 503, Prefect's client sends it again, as it would have without us.
+    """
+    try:
+        return await client.send(request, stream=True)
+    except _STALE as exc:
+        if request.method not in _SAFE_TO_REPEAT:
+            raise Transient(f"the connection broke: {type(exc).__name__}") from exc
+    except httpx.HTTPError as exc:
+        raise Transient(_cause(exc)) from exc
+    try:
+        return await client.send(request, stream=True)
+    except httpx.HTTPError as exc:
+        raise Transient(_cause(exc)) from exc
+
+
+async def read_small(response: httpx.Response) -> bytes | None:
+    """
+    The answer's raw body if it says that it is small, else None: then it is still to be read. Raises
+    Transient.
+    """
+    length = "0" if response.status_code in _NO_BODY else response.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > _READ_WHOLE_BYTES:
+        return None
+    try:
+        return b"".join([chunk async for chunk in response.aiter_raw()])
+    except httpx.HTTPError as exc:
+        raise Transient(f"the answer broke off: {type(exc).__name__}") from exc
+    finally:
+        await response.aclose()
+
+
+def answer(response: httpx.Response, body: bytes | None, headers: HeaderList | None = None) -> Response:
+    """
+    Starlette's form of an upstream's answer. `body` as `read_small` gave it; `headers` instead of the
+    answer's own.
+    """
+    made = Response(body, response.status_code) if body is not None else _Streamed(response)
+    kept = (
+        passing_headers((name.lower(), value) for name, value in response.headers.raw)
+        if headers is None
+        else headers
+    )
+    made.raw_headers = [(name, value) for name, value in kept if name not in (b"date", b"server")]
+    length = response.headers.get("content-length")
+    if length is not None:  # also of a HEAD: it says how long the body would have been
+        made.raw_headers.append((b"content-length", length.encode()))
+    return made
+
+
+async def exchange(
+    client: httpx.AsyncClient, request: httpx.Request, *, hold_s: float
+) -> tuple[httpx.Response, bytes | None]:
+    """Send, and read the answer if it is small, within `hold_s` seconds. Raises Transient."""
+    try:
+        async with asyncio.timeout(hold_s):
+            response = await send(client, request)
+            return response, await read_small(response)
+    except TimeoutError as exc:
+        raise Transient(f"no answer within {hold_s:g} s") from exc
+
+
+async def pass_on(
+    request: Request, client: httpx.AsyncClient, *, base_url: str, hold_s: float, limit_bytes: int
+) -> Response:
+    """
+    The desk's whole job: the call as it is, to the same path at `base_url`, and what came back.
+
+    Never raises for what the outside does: no upstream within `hold_s` seconds gives `away`.
+    """
+    try:
+        body = await read_body(request, limit_bytes=limit_bytes)
+        response, small = await exchange(
+            client, outgoing(request, base_url, body, hold_s=hold_s), hold_s=hold_s
+        )
+    except BodyRefused as exc:
+        return exc.answer
+    except Transient as exc:
+        return away(str(exc))
+    return answer(response, small)
+
+
+def outgoing(request: Request, base_url: str, body: bytes, *, hold_s: float) -> httpx.Request:
+    """The same call, byte for byte as far as it is the call's own, addressed to `base_url`."""
+    query = request.scope["query_string"]
+    target = request.scope["raw_path"] + (b"?" + query if query else b"")
+    url = httpx.URL(base_url).copy_with(raw_path=target)
+    return build(request.method, url, passing_headers(request.headers.raw), body, hold_s=hold_s)
+
+
+def build(method: str, url: httpx.URL, headers: HeaderList, body: bytes, *, hold_s: float) -> httpx.Request:
+    """A request with these headers and no others but Host and Content-Length."""
+    timeout = httpx.Timeout(hold_s).as_dict()
+    return httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": timeout})
+
+
+def away(reason: str, *, retry_after_s: float | None = None) -> Response:
+    """
+    The answer while something behind us is away: Prefect's client waits and tries again, without counting.
+
+    `Retry-After` is spread over 1 to 3 s, or over a quarter more than what was asked for, so that callers do
+    not come back together. `reason` is for people and reaches user code: nothing secret.
+    """
+    asked = min(retry_after_s, 300.0) if retry_after_s is not None else 0.0
+    wait_s = asked * random.uniform(1.0, 1.25) if asked > 0 else random.uniform(1.0, 3.0)  # noqa: S311
+    headers = {"prefect-maintenance": "true", "retry-after": f"{wait_s:.2f}"}
+    return JSONResponse({"detail": reason}, 503, headers=headers)
+
+
+class _Streamed(StreamingResponse):
+    """
+    A large answer, passed on as it comes. If it breaks off, so does ours: the client must see that it is not
+    whole.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(_chunks(response), response.status_code)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except httpx.HTTPError:
+            return  # the server closes the connection of an answer that was not finished
+
+
+async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.aiter_raw():
+            yield chunk
+    finally:
+        await response.aclose()
+
+
+def _cause(exc: httpx.HTTPError) -> str:
+    if isinstance(exc, httpx.TimeoutException):
+        return f"no answer in time: {type(exc).__name__}"
+    return f"cannot be reached: {type(exc).__name__}"

@@ -1,0 +1,245 @@
+"""
+The local backend: clusters, drivers and the relay as processes of this machine, which outlive the daemon.
+
+A cluster is a folder under `<folder>/clusters` whose `cluster.json` says what it is and which processes it has.
+"""
+
+import asyncio
+import json
+import platform
+import secrets
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowgroup import log
+from flowgroup.edge.processes import Running, end, is_alive, python, spawn
+from flowgroup.errors import Permanent
+from flowgroup.model.clusters import Found
+from flowgroup.model.ids import ClusterName
+from flowgroup.model.spec import ClusterSpec
+from flowgroup.settings import PrefectSettings, environment_for_drivers, environment_for_user_code
+
+_log = log.get()
+_GRACE_S = 3.0
+_RELAY_START_S = 30.0
+_TAIL_LINES = 8
+_WORKER_STARTS_MAX = 5
+
+
+@dataclass
+class Local:
+    """`folder` is `<home>/<pool>`; `prefect` is what the relay needs to reach the API."""
+
+    folder: Path
+    prefect: PrefectSettings
+    python: str = ".".join(platform.python_version_tuple()[:2])
+    relay_key: str = ""
+    _worker_starts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._clusters.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        self.relay_key = self._secret(self.folder / "relay.key")
+
+    @property
+    def _clusters(self) -> Path:
+        return self.folder / "clusters"
+
+    async def find(self) -> list[Found]:
+        """Every cluster that has a folder, whether its processes live or not."""
+        return [found for path in sorted(self._clusters.iterdir()) if (found := self._read(path))]
+
+    async def create(self, spec: ClusterSpec) -> Found:
+        """Start the cluster of this spec, or give the one that is there. Raises Permanent when it cannot start."""
+        place = self._clusters / spec.name
+        there = self._read(place)
+        if there and await self.look(spec.name) is None:
+            return there
+        await self.delete(spec.name)
+        place.mkdir(mode=0o700)
+        self._secret(place / "secret")
+        try:
+            self._write(place, spec, self._start(place, spec))
+        except OSError as exc:
+            raise Permanent(f"cluster {spec.name} cannot be started on this machine: {exc}") from exc
+        made = self._read(place)
+        assert made is not None
+        return made
+
+    async def delete(self, name: ClusterName) -> None:
+        """End the cluster's processes and remove its folder. One that is not there is gone already."""
+        place = self._clusters / name
+        await end(list(self._processes(place).values()), grace_s=_GRACE_S)
+        self._worker_starts.pop(name, None)
+        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+
+    async def look(self, name: ClusterName) -> str | None:
+        """None while the cluster's processes live; else which one died, and its last words. Dead workers are started again."""
+        place = self._clusters / name
+        processes = self._processes(place)
+        if not processes:
+            return f"cluster {name} is not there"
+        for role in ("driver", "scheduler"):
+            if role in processes and not is_alive(processes[role]):
+                return f"the {role} process of cluster {name} ended. Its last lines:\n{_tail(place / f'{role}.log')}"
+        dead = [role for role, process in processes.items() if role.startswith("worker") and not is_alive(process)]
+        return self._start_again(name, dead) if dead else None
+
+    async def relay_socket(self) -> Path:
+        """The relay's socket; starts the relay if it does not run. Raises Permanent when it does not come up."""
+        socket, state = self.folder / "relay.sock", self.folder / "relay.json"
+        running = _running(_json(state))
+        if running and is_alive(running) and socket.exists():
+            return socket
+        if running:
+            await end([running], grace_s=_GRACE_S)
+        _log.info("relay_starting")
+        socket.unlink(missing_ok=True)
+        started = spawn(
+            python("flowgroup.rooms", "relay", "--uds", str(socket)),
+            env=environment_for_user_code(),
+            cwd=self.folder,
+            log=self.folder / "relay.log",
+            stdin=json.dumps(self._relay_secrets()) + "\n",
+        )
+        _save(state, asdict(started))
+        deadline = asyncio.get_running_loop().time() + _RELAY_START_S
+        while not socket.exists():
+            if not is_alive(started) or asyncio.get_running_loop().time() > deadline:
+                raise Permanent(f"the relay does not start. Its last lines:\n{_tail(self.folder / 'relay.log')}")
+            await asyncio.sleep(0.02)
+        return socket
+
+    async def end_relay(self) -> None:
+        """Stop the relay: only when nothing is to be left behind (`flowgroup dev`)."""
+        running = _running(_json(self.folder / "relay.json"))
+        if running:
+            await end([running], grace_s=_GRACE_S)
+        (self.folder / "relay.json").unlink(missing_ok=True)
+
+    def _relay_secrets(self) -> dict[str, Any]:
+        """By standard input: an environment can be read by every process of the same user."""
+        key, word = self.prefect.api_key, self.prefect.api_auth_string
+        return {
+            "api_url": self.prefect.api_url,
+            "api_key": key.get_secret_value() if key else None,
+            "api_auth_string": word.get_secret_value() if word else None,
+            "custom_headers": self.prefect.client_custom_headers,
+            "control_key": self.relay_key,
+        }
+
+    def _start(self, place: Path, spec: ClusterSpec) -> dict[str, Running]:
+        driver = python(
+            "flowgroup.rooms",
+            "driver",
+            *("--cluster", spec.name),
+            *("--spec", spec.model_dump_json()),
+            *("--folder", str(place)),
+            *("--daemon", str(self.folder / "daemon.sock")),
+            *("--relay", str(self.folder / "relay.sock")),
+            *("--storage", str(self.folder / "results")),
+        )
+        env = {**environment_for_drivers(), **spec.env}
+        started = {}
+        if spec.workers:
+            started["scheduler"] = spawn(_scheduler(place), env=_dask_env(place, spec), cwd=place, log=place / "scheduler.log")
+            for number in range(spec.workers):
+                started[f"worker-{number}"] = self._worker(place, spec, f"worker-{number}")
+        started["driver"] = spawn(driver, env=env, cwd=place, log=place / "driver.log")
+        return started
+
+    def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
+        return spawn(_worker(place, spec, role), env=_dask_env(place, spec), cwd=place, log=place / "workers.log")
+
+    def _start_again(self, name: ClusterName, roles: list[str]) -> str | None:
+        place = self._clusters / name
+        self._worker_starts[name] = self._worker_starts.get(name, 0) + len(roles)
+        if self._worker_starts[name] > _WORKER_STARTS_MAX:
+            return f"the workers of cluster {name} end again and again. Their last lines:\n{_tail(place / 'workers.log')}"
+        spec = ClusterSpec.model_validate(_json(place / "cluster.json")["spec"])
+        processes = self._processes(place)
+        for role in roles:
+            _log.warning("worker_started_again", cluster=name, worker=role)
+            processes[role] = self._worker(place, spec, role)
+        self._write(place, spec, processes)
+        return None
+
+    def _processes(self, place: Path) -> dict[str, Running]:
+        told = _json(place / "cluster.json").get("processes", {})
+        return {role: running for role, entry in told.items() if (running := _running(entry))}
+
+    def _read(self, place: Path) -> Found | None:
+        try:
+            spec = ClusterSpec.model_validate(_json(place / "cluster.json")["spec"])
+            return Found(ClusterName(place.name), spec, (place / "secret").read_text().strip())
+        except (OSError, KeyError, ValueError):
+            return None
+
+    @staticmethod
+    def _write(place: Path, spec: ClusterSpec, processes: dict[str, Running]) -> None:
+        told = {role: asdict(process) for role, process in processes.items()}
+        _save(place / "cluster.json", {"spec": spec.model_dump(mode="json"), "processes": told})
+
+    @staticmethod
+    def _secret(path: Path) -> str:
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(32))
+        return path.read_text().strip()
+
+
+def _scheduler(place: Path) -> list[str]:
+    written = str(place / "scheduler.json")
+    host = ["--host", "127.0.0.1", "--port", "0"]
+    return [*python("distributed.cli.dask_scheduler"), *host, "--no-dashboard", "--scheduler-file", written]
+
+
+def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
+    limit = ["--memory-limit", spec.worker_memory] if spec.worker_memory else []
+    return [
+        *python("distributed.cli.dask_worker"),
+        *("--scheduler-file", str(place / "scheduler.json")),
+        *("--host", "127.0.0.1"),
+        *("--name", role),
+        *("--nworkers", str(spec.worker_processes)),
+        *("--nthreads", str(spec.worker_threads)),
+        *("--local-directory", str(place / "scratch")),
+        *("--death-timeout", "60"),
+        *("--preload", "flowgroup.driver.bridge"),
+        *limit,
+        "--no-dashboard",
+    ]
+
+
+def _dask_env(place: Path, spec: ClusterSpec) -> dict[str, str]:
+    return {**environment_for_user_code(), **spec.env, "PREFECT_HOME": str(place / "prefect")}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _save(path: Path, value: dict[str, Any]) -> None:
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(value, indent=1))
+    half.replace(path)
+
+
+def _running(entry: Any) -> Running | None:
+    try:
+        return Running(int(entry["pid"]), str(entry["started"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _tail(path: Path) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+    except OSError:
+        return "(it left no log)"

@@ -1,0 +1,320 @@
+"""
+Prefect's API, as the daemon needs it. Answers become our types here, and troubles our errors.
+
+Nothing here tries again: a call raises Transient, and whoever owns the loop does it once more. The one exception is a
+claim whose answer was lost, which is read back.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from flowgroup import log
+from flowgroup.edge.cached import Cached
+from flowgroup.edge.shapes import (
+    DeploymentAnswer,
+    FlowAnswer,
+    FlowRun,
+    PoolAnswer,
+    ScheduledRun,
+    SetStateAnswer,
+    State,
+    many,
+    one,
+)
+from flowgroup.edge.wire import Conflict, NotFound, Wire, connected
+from flowgroup.errors import Permanent, Refused, Transient
+from flowgroup.model.ids import AttemptId, DeploymentId, FlowId, RunId
+from flowgroup.model.runs import ClaimedRun, Deployment, DueRun, NotClaimed
+from flowgroup.model.states import RunState, Saying, SeenRun, StateType
+from flowgroup.model.variables import POOL_TYPE, base_job_template
+from flowgroup.settings import PrefectSettings
+
+PAGE = 200  # the most that the API gives at once
+LEASE_S = 300
+_DEPLOYMENT_TTL_S = 5.0
+_POOL_TTL_S = 5.0
+_FLOW_TTL_S = 3600.0
+_REFUSED_DELAY_S = 10.0
+_LEVELS = {"info": 20, "warning": 30, "error": 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A work pool as far as we read it."""
+
+    id: str
+    name: str
+    template: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state that stands after we proposed one, and whether it is ours."""
+
+    accepted: bool
+    state: RunState | None
+
+
+class Prefect:
+    """One Prefect API, seen from one work pool."""
+
+    def __init__(self, wire: Wire, pool: str) -> None:
+        self._wire = wire
+        self.pool = pool
+        self._pool_path = f"/work_pools/{quote(pool, safe='')}"
+        self._flows = Cached(self._read_flow_name, ttl_s=_FLOW_TTL_S)
+        self._deployments = Cached(self._read_deployment, ttl_s=_DEPLOYMENT_TTL_S)
+        self._pools = Cached(self._read_pool, ttl_s=_POOL_TTL_S)
+
+    # The pool and the worker
+
+    async def ensure_pool(self) -> Pool:
+        """
+        The pool, made when it is not there. A template that lacks some of our variables is given those, and keeps all else.
+
+        Raises Refused when a pool of another type has the name.
+        """
+        try:
+            body = {"name": self.pool, "type": POOL_TYPE, "base_job_template": base_job_template()}
+            answer = await self._wire.call("POST", "/work_pools/", body)
+        except Conflict:
+            answer = await self._wire.call("GET", self._pool_path, route="/work_pools/{name}")
+        pool = one(PoolAnswer, answer, f"the work pool {self.pool!r}")
+        if pool.type != POOL_TYPE:
+            raise Refused(
+                f"the work pool {self.pool!r} is of type {pool.type!r}, and this agent serves pools of type {POOL_TYPE!r}: "
+                "choose another --pool, or delete that one"
+            )
+        return await self._completed(Pool(pool.id, pool.name, pool.base_job_template))
+
+    async def template(self) -> dict[str, Any]:
+        """The pool's base job template, at most a few seconds old."""
+        return (await self._pools.get(self.pool)).template
+
+    async def heartbeat(self, worker: str, interval_s: float) -> None:
+        body = {"name": worker, "heartbeat_interval_seconds": max(1, round(interval_s))}
+        route = "/work_pools/{name}/workers/heartbeat"
+        await self._wire.call("POST", f"{self._pool_path}/workers/heartbeat", body, route=route)
+
+    async def remove_worker(self, worker: str) -> None:
+        route = "/work_pools/{name}/workers/{worker}"
+        await self._wire.call("DELETE", f"{self._pool_path}/workers/{quote(worker, safe='')}", route=route)
+
+    # Runs
+
+    async def due(self, *, limit: int, before: datetime, queues: Sequence[str] = ()) -> list[DueRun]:
+        """Runs scheduled before a moment, as the API orders them: by the queue's priority, then by time."""
+        body: dict[str, Any] = {"scheduled_before": before.isoformat(), "limit": min(limit, PAGE)}
+        if queues:
+            body["work_queue_names"] = list(queues)
+        route = "/work_pools/{name}/get_scheduled_flow_runs"
+        answer = await self._wire.call(
+            "POST", f"{self._pool_path}/get_scheduled_flow_runs", body, route=route
+        )
+        return [item.due() for item in many(ScheduledRun, answer, "scheduled runs")]
+
+    async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed:
+        """
+        Take the run for ourselves: Scheduled to Pending, with the attempt's id as the transition's.
+
+        Doing it again with the same attempt is harmless. After a lost answer the run is read back.
+        """
+        state = {"type": "PENDING", "name": "Pending", "state_details": {"transition_id": attempt}}
+        try:
+            answer = await self._set_state(due.id, state)
+        except NotFound:
+            return NotClaimed("the run is not there any more", _REFUSED_DELAY_S)
+        except Transient:
+            now = await self.read(due.id)
+            if now is None or now.state.attempt != attempt:
+                raise
+            log.get().info("claim_read_back", run=due.id, attempt=attempt)
+            return ClaimedRun(due, attempt, now.state.lease)
+        return _claim_of(due, attempt, answer)
+
+    async def say(self, run_id: RunId, saying: Saying) -> Standing:
+        """Propose a state, never by force: what has become terminal meanwhile stands."""
+        state: dict[str, Any] = {
+            "type": saying.type,
+            "name": saying.type.capitalize(),
+            "message": saying.message,
+        }
+        if saying.type == "SCHEDULED":
+            moment = datetime.now(UTC) + timedelta(seconds=saying.after_s)
+            state["state_details"] = {"scheduled_time": moment.isoformat()}
+        answer = await self._set_state(run_id, state)
+        return Standing(answer.status == "ACCEPT", answer.state.ours() if answer.state else None)
+
+    async def read(self, run_id: RunId) -> SeenRun | None:
+        """The run as it is now; None if it is not there (any more)."""
+        try:
+            answer = await self._wire.call("GET", f"/flow_runs/{run_id}", route="/flow_runs/{id}")
+        except NotFound:
+            return None
+        return one(FlowRun, answer, f"the run {run_id}").seen()
+
+    async def last_claim(self, run_id: RunId) -> AttemptId | None:
+        """The attempt of the run's latest claim, ours or another agent's; None if it was never claimed by name."""
+        answer = await self._wire.call("GET", "/flow_run_states/", flow_run_id=run_id)
+        history = [
+            state for state in many(State, answer, f"the states of run {run_id}") if state.type == "PENDING"
+        ]
+        history.sort(key=lambda state: state.timestamp.timestamp() if state.timestamp else 0.0)
+        claims = [state.ours().attempt for state in history if state.name == "Pending"]
+        return claims[-1] if claims else None
+
+    async def runs_in(self, *types: StateType) -> list[SeenRun]:
+        """Every run of the pool that is in one of these states."""
+        return await self._filtered({"state": {"type": {"any_": list(types)}}}, pool=True)
+
+    async def runs_named(self, *names: str) -> list[SeenRun]:
+        """Every run of the pool whose state has one of these names."""
+        return await self._filtered({"state": {"name": {"any_": list(names)}}}, pool=True)
+
+    async def open_children(self, run_id: RunId) -> list[SeenRun]:
+        """Sub-flow runs of this run which lived in its process (they have no deployment) and have not ended."""
+        states = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]}}
+        seen = await self._filtered({"parent_flow_run_id": {"any_": [run_id]}, "state": states}, pool=False)
+        return [run for run in seen if run.deployment_id is None]
+
+    async def renew_lease(self, lease: str) -> None:
+        """Keep a deployment's concurrency slot for some minutes more. Raises Gone when it is not ours any more."""
+        route = "/v2/concurrency_limits/leases/{id}/renew"
+        path = f"/v2/concurrency_limits/leases/{lease}/renew"
+        await self._wire.call("POST", path, {"lease_duration": LEASE_S}, route=route)
+
+    async def write_log(self, run_id: RunId, level: str, message: str) -> None:
+        """A line in the run's own log."""
+        line = {
+            "name": "flowgroup",
+            "level": _LEVELS[level],
+            "message": message[:20_000],
+            "timestamp": datetime.now(UTC).isoformat(),
+            "flow_run_id": run_id,
+        }
+        await self._wire.call("POST", "/logs/", [line])
+
+    # Deployments
+
+    async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment:
+        """
+        A deployment, at most a few seconds old, and never older than `version` if that is another than the known one.
+
+        Raises NotFound.
+        """
+        known = await self._deployments.get(deployment_id)
+        if version is None or known.version == version:
+            return known
+        self._deployments.drop(deployment_id)
+        return await self._deployments.get(deployment_id)
+
+    def forget_cached(self) -> None:
+        """A deployment or the pool has changed: read them anew."""
+        self._deployments.drop()
+        self._pools.drop()
+
+    async def flow_name(self, flow_id: FlowId) -> str:
+        return await self._flows.get(flow_id)
+
+    # Inside
+
+    async def _set_state(self, run_id: RunId, state: dict[str, Any]) -> SetStateAnswer:
+        body = {"state": state, "force": False}
+        answer = await self._wire.call(
+            "POST", f"/flow_runs/{run_id}/set_state", body, route="/flow_runs/{id}/set_state"
+        )
+        return one(SetStateAnswer, answer, f"the state of run {run_id}")
+
+    async def _filtered(self, runs: dict[str, Any], *, pool: bool) -> list[SeenRun]:
+        body: dict[str, Any] = {"flow_runs": runs, "sort": "ID_DESC", "limit": PAGE}
+        if pool:
+            body["work_pools"] = {"name": {"any_": [self.pool]}}
+        seen: list[SeenRun] = []
+        for offset in range(0, 100 * PAGE, PAGE):
+            answer = await self._wire.call("POST", "/flow_runs/filter", {**body, "offset": offset})
+            seen += [run for item in many(FlowRun, answer, "runs") if (run := item.seen())]
+            if len(answer) < PAGE:
+                break
+        return seen
+
+    async def _completed(self, pool: Pool) -> Pool:
+        template = completed(pool.template)
+        if template == pool.template:
+            return pool
+        body = {"base_job_template": template}
+        await self._wire.call("PATCH", self._pool_path, body, route="/work_pools/{name}")
+        return Pool(pool.id, pool.name, template)
+
+    async def _read_pool(self, name: str) -> Pool:
+        answer = await self._wire.call("GET", self._pool_path, route="/work_pools/{name}")
+        pool = one(PoolAnswer, answer, f"the work pool {name!r}")
+        return Pool(pool.id, pool.name, pool.base_job_template)
+
+    async def _read_deployment(self, deployment_id: DeploymentId) -> Deployment:
+        answer = await self._wire.call("GET", f"/deployments/{deployment_id}", route="/deployments/{id}")
+        told = one(DeploymentAnswer, answer, f"the deployment {deployment_id}")
+        return Deployment(
+            id=DeploymentId(told.id),
+            name=told.name,
+            flow_id=FlowId(told.flow_id),
+            flow_name=await self.flow_name(FlowId(told.flow_id)),
+            version=told.version,
+            entrypoint=told.entrypoint,
+            pull_steps=tuple(told.pull_steps or ()),
+            job_variables=told.job_variables or {},
+        )
+
+    async def _read_flow_name(self, flow_id: FlowId) -> str:
+        answer = await self._wire.call("GET", f"/flows/{flow_id}", route="/flows/{id}")
+        return one(FlowAnswer, answer, f"the flow {flow_id}").name
+
+
+@asynccontextmanager
+async def prefect(
+    settings: PrefectSettings, pool: str, *, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Prefect]:
+    """The API that the settings name, seen from one pool. Raises Refused when the settings are not usable."""
+    if not pool or "/" in pool or "%" in pool:
+        raise Refused(
+            f"{pool!r} is not a name of a work pool (--pool, FLOWGROUP_POOL): it is empty or has / or %"
+        )
+    async with connected(settings, transport=transport) as wire:
+        yield Prefect(wire, pool)
+
+
+def completed(template: dict[str, Any]) -> dict[str, Any]:
+    """The operator's template, with those of our variables that it lacks. Theirs stay as they are."""
+    ours = base_job_template()
+    if not template:
+        return ours
+    configuration, variables = template.get("job_configuration") or {}, template.get("variables") or {}
+    properties = variables.get("properties") or {}
+    if set(ours["variables"]["properties"]) <= set(properties):
+        return template
+    return {
+        **template,
+        "job_configuration": {**ours["job_configuration"], **configuration},
+        "variables": {
+            **ours["variables"],
+            **variables,
+            "properties": {**ours["variables"]["properties"], **properties},
+            "definitions": {**ours["variables"]["definitions"], **(variables.get("definitions") or {})},
+        },
+    }
+
+
+def _claim_of(due: DueRun, attempt: AttemptId, answer: SetStateAnswer) -> ClaimedRun | NotClaimed:
+    state = answer.state.ours() if answer.state else None
+    if state and state.attempt == attempt and state.type == "PENDING":
+        return ClaimedRun(due, attempt, state.lease)
+    if answer.status == "ACCEPT":
+        raise Permanent(f"the API accepted the claim of run {due.id}, but shows another state: {state}")
+    if answer.status == "WAIT" and answer.details.delay_seconds is not None:
+        return NotClaimed(answer.details.reason or "too early", min(answer.details.delay_seconds, 300.0))
+    return NotClaimed(answer.details.reason or f"{answer.status}, {state and state.name}", _REFUSED_DELAY_S)

@@ -1,0 +1,80 @@
+"""What Prefect's API says about a run's state, and what we may say over it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flowgroup.model.ids import AttemptId, DeploymentId, RunId
+from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome
+
+StateType = Literal[
+    "SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED", "PAUSED", "CANCELLING"
+]
+TERMINAL: frozenset[str] = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """
+    One state of a run.
+
+    `reschedules`: a pause after which the run comes back as Scheduled (Prefect calls it suspended), so that nobody
+    has to carry it meanwhile.
+    """
+
+    type: StateType
+    name: str
+    message: str | None = None
+    attempt: AttemptId | None = None
+    lease: str | None = None
+    reschedules: bool = False
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.type in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRun:
+    """A run as the API has it now. `waits_in_process`: its engine sleeps until a retry, and no agent is offered it."""
+
+    id: RunId
+    name: str
+    state: RunState
+    deployment_id: DeploymentId | None = None
+    waits_in_process: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """A state that the daemon proposes for a run."""
+
+    type: Literal["SCHEDULED", "CANCELLED", "CRASHED"]
+    message: str
+    after_s: float = 0.0
+
+
+def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
+    """
+    What must be said about a run whose attempt had this outcome; None when the API has the truth already.
+
+    A terminal state stands. A run that is Scheduled or suspended has left our attempt behind, unless its engine was
+    to wake up in a process that is no more. Nothing but Cancelled may follow Cancelling.
+    """
+    if seen.state.is_terminal or _left_behind(seen):
+        return None
+    match outcome:
+        case Cancelled(reason=reason):
+            return Saying("CANCELLED", reason)
+        case Crashed(reason=reason) | GivenBack(reason=reason) if seen.state.type == "CANCELLING":
+            return Saying("CANCELLED", f"Cancelled; its process had ended already: {reason}")
+        case GivenBack(reason=reason, after_s=after_s) if seen.state.type == "PENDING":
+            return Saying("SCHEDULED", reason, after_s)
+        case Crashed(reason=reason) | GivenBack(reason=reason):
+            return Saying("CRASHED", reason)
+    return None
+
+
+def _left_behind(seen: SeenRun) -> bool:
+    if seen.state.type == "SCHEDULED":
+        return not seen.waits_in_process
+    return seen.state.type == "PAUSED" and seen.state.reschedules

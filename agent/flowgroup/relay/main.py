@@ -1,0 +1,173 @@
+"""The relay's process: startup, loop, shutdown."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+
+from flowgroup import log
+from flowgroup.edge import forward
+from flowgroup.errors import Refused
+from flowgroup.relay.control import Control
+from flowgroup.relay.owners import Owners
+from flowgroup.relay.proxy import Proxy
+from flowgroup.relay.sockets import Sockets
+from flowgroup.relay.tokens import Attempts
+from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, tls_of
+from flowgroup.settings import RelaySettings, Settings
+
+Address = Path | tuple[str, int]
+"""Where the relay listens: a Unix socket's path, or a host and port (0: a free one)."""
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_PR_SET_DUMPABLE = 4
+_SHUTDOWN_S = 5
+_MOST_HEADER_BYTES = 64 * 1024
+_KEEPALIVE_S = 75
+
+
+def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
+    """Serve until SIGTERM or SIGINT; a second one does not wait for calls under way."""
+    unreadable_by_others()
+    verify = tls_of(settings.prefect)
+    with listening(listen) as listener:
+        log.get().info(
+            "relay_listens", at=str(listen) if isinstance(listen, Path) else listener.getsockname()[:2]
+        )
+        asyncio.run(_serve(settings, secrets, listener, verify))
+
+
+async def _serve(
+    settings: Settings, secrets: Secrets, listener: socket.socket, verify: ssl.SSLContext
+) -> None:
+    async with forward.client(verify=verify) as client:
+        app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify))
+        server = _Server(_config(app))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        await server.serve(sockets=[listener])
+
+
+def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream) -> Starlette:
+    """The relay as an ASGI application."""
+    attempts = Attempts()
+    owners = Owners(attempts, upstream, hold_s=settings.hold_s)
+    proxy = Proxy(attempts, upstream, owners, settings)
+    sockets = Sockets(attempts, upstream, owners, settings)
+    control = Control(attempts, settings, secrets.control_key.get_secret_value())
+    return Starlette(
+        routes=[
+            Route("/flowgroup/attempts", control.level, methods=["PUT"]),
+            Route("/flowgroup/attempts/{attempt}", control.open, methods=["PUT"]),
+            Route("/flowgroup/attempts/{attempt}", control.close, methods=["DELETE"]),
+            Route("/flowgroup/health", control.health, methods=["GET"]),
+            Route("/flowgroup/metrics", control.metrics, methods=["GET"]),
+            Route("/flowgroup/sign", control.sign, methods=["POST"]),
+            Route("/api/{path:path}", proxy.handle, methods=_METHODS),
+            WebSocketRoute("/api/events/in", sockets.events_in),
+            WebSocketRoute("/api/events/out", sockets.events_out),
+            WebSocketRoute("/{path:path}", sockets.refuse),
+        ]
+    )
+
+
+@contextlib.contextmanager
+def listening(at: Address) -> Iterator[socket.socket]:
+    """
+    The listening socket. A Unix socket is for its owner alone (0600 in a folder of 0700), replaces one that
+    nobody listens on any more, and is removed at the end. Raises Refused when somebody listens there.
+    """
+    if isinstance(at, Path):
+        made, remove = _unix_socket(at), at
+    else:
+        made, remove = _tcp_socket(*at), None
+    try:
+        yield made
+    finally:
+        made.close()
+        if remove is not None:
+            remove.unlink(missing_ok=True)
+
+
+def _tcp_socket(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as exc:
+        raise Refused(f"the relay cannot listen on {host}:{port}: {exc}") from exc
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
+    if _is_answered(path):
+        raise Refused(f"a relay listens on {path} already")
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # between bind and chmod the socket would be open to others
+    try:
+        made.bind(str(path))
+    except OSError as exc:
+        made.close()
+        raise Refused(f"the relay cannot listen on {path}: {exc}") from exc
+    finally:
+        os.umask(before)
+    made.listen(512)
+    return made
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def unreadable_by_others() -> None:
+    """Other processes of the same user may not read this one's memory: it has the token (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws_per_message_deflate=False,
+        ws_max_size=5 * 1024 * 1024,
+        timeout_keep_alive=_KEEPALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, told to stop by us: its own handler raises the signal again when it is done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+__all__ = ["Address", "Secrets", "make_app", "read_secrets", "run"]

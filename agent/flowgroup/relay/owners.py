@@ -1,0 +1,105 @@
+"""
+Whose is it? Asked of the API when the relay does not know: after its restart, or of something made elsewhere.
+"""
+
+import json
+from typing import Any
+
+import httpx
+
+from flowgroup.edge import forward
+from flowgroup.errors import Transient
+from flowgroup.relay.tokens import Attempts, Kind, Named, OpenAttempt
+from flowgroup.relay.upstream import Upstream
+
+# A flow run, its parent task, that task's flow run, and so on: how many flow runs deep.
+_DEEPEST = 8
+_MOST_NAMED = 50
+_OK = 200
+_NOT_FOUND = 404
+
+
+class Owners:
+    """
+    Looks up at the API to whom things belong, and remembers what turned out to belong to the attempt that
+    asks.
+    """
+
+    def __init__(self, attempts: Attempts, upstream: Upstream, *, hold_s: float) -> None:
+        self._attempts = attempts
+        self._upstream = upstream
+        self._hold_s = hold_s
+
+    async def first_foreign(self, attempt: OpenAttempt, named: tuple[Named, ...]) -> Named | None:
+        """
+        The first of these that does not belong to the attempt's run; None when all do. Raises Transient.
+
+        Task runs that may be new and that no open attempt has are claimed for this one, and not looked up: a
+        call for each first event of a task would slow a large map down.
+        """
+        claimed = [one for one in named if one.may_be_new]
+        asked = [one for one in named if not one.may_be_new]
+        for one in claimed:
+            if self._attempts.is_anothers(attempt, one.id):
+                return one
+        for count, one in enumerate(asked):
+            if count >= _MOST_NAMED or not await self._is_own(attempt, one):
+                return one
+        for one in claimed:
+            attempt.belongings.claim(one.id)
+        return None
+
+    async def _is_own(self, attempt: OpenAttempt, one: Named) -> bool:
+        run = await self._flow_run_of(one)
+        for _ in range(_DEEPEST):
+            if run is None:
+                return False
+            if attempt.belongings.has(Kind.FLOW_RUN, run):
+                attempt.belongings.add(one.kind, one.id)
+                return True
+            run = await self._parent_of(run)
+        return False
+
+    async def _flow_run_of(self, one: Named) -> str | None:
+        """The flow run that a thing belongs to."""
+        match one.kind:
+            case Kind.FLOW_RUN:
+                return one.id
+            case Kind.TASK_RUN:
+                return await self._field(f"/task_runs/{one.id}", "flow_run_id")
+            case Kind.ARTIFACT:
+                return await self._field(f"/artifacts/{one.id}", "flow_run_id")
+
+    async def _parent_of(self, flow_run: str) -> str | None:
+        """The flow run whose task started this one."""
+        task = await self._field(f"/flow_runs/{flow_run}", "parent_task_run_id")
+        return await self._field(f"/task_runs/{task}", "flow_run_id") if task else None
+
+    async def _field(self, path: str, name: str) -> str | None:
+        request = self._upstream.request(
+            "GET", path, query=b"", headers=[(b"accept", b"application/json")], body=b"", hold_s=self._hold_s
+        )
+        response, small = await forward.exchange(self._upstream.client, request, hold_s=self._hold_s)
+        if response.status_code == _NOT_FOUND:
+            await response.aclose()
+            return None
+        if response.status_code != _OK:
+            await response.aclose()
+            raise Transient(f"the API answered {response.status_code} when asked whose it is")
+        value = _object(small if small is not None else await _rest(response)).get(name)
+        return value if isinstance(value, str) else None
+
+
+async def _rest(response: httpx.Response) -> bytes:
+    try:
+        return await response.aread()
+    except httpx.HTTPError as exc:
+        raise Transient(f"the answer broke off: {type(exc).__name__}") from exc
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError as exc:
+        raise Transient("the API's answer is not JSON") from exc
+    return value if isinstance(value, dict) else {}

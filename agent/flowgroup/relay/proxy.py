@@ -1,0 +1,170 @@
+"""A child's call on its way to the API: who calls, may it pass, what came back."""
+
+import json
+from dataclasses import dataclass
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from flowgroup import log, metrics
+from flowgroup.edge import forward
+from flowgroup.errors import Transient
+from flowgroup.relay import door, named, paths, rules
+from flowgroup.relay.outage import Patience, Verdict, judge
+from flowgroup.relay.owners import Owners
+from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
+from flowgroup.relay.tokens import Attempts, OpenAttempt
+from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
+from flowgroup.settings import RelaySettings
+
+PREFIX = b"/api"
+_CREATED = 201
+_SERVER_ERROR = 500
+_UNAVAILABLE = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A call that may pass, ready to be sent."""
+
+    attempt: OpenAttempt
+    allow: Allow
+    body: bytes
+
+
+class Proxy:
+    """`/api/…`: every call is judged, and what may pass is sent on with the token."""
+
+    def __init__(
+        self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings
+    ) -> None:
+        self._attempts = attempts
+        self._upstream = upstream
+        self._owners = owners
+        self._settings = settings
+        self._patience = Patience()
+        self._told: set[int] = set()
+
+    async def handle(self, request: Request) -> Response:
+        """Starlette's endpoint. Whatever the outside does, it answers."""
+        attempt = door.admit(self._attempts, request.headers)
+        if isinstance(attempt, Response):
+            return _counted("unknown_yet" if attempt.status_code == _UNAVAILABLE else "unauthorized", attempt)
+        try:
+            passed = await self._judged(request, attempt)
+            return passed if isinstance(passed, Response) else await self._sent(request, passed)
+        except forward.BodyRefused as exc:
+            return _counted("too_large", exc.answer)
+        except Transient as exc:
+            return _counted("away", forward.away(f"Prefect's API: {exc}", retry_after_s=exc.retry_after_s))
+
+    async def _judged(self, request: Request, attempt: OpenAttempt) -> Passed | Response:
+        """What the list says. Raises BodyRefused, and Transient when the API has to be asked and is away."""
+        try:
+            parts = paths.segments(request.scope["raw_path"].removeprefix(PREFIX))
+        except paths.BadPath as exc:
+            return _refused(attempt, request, str(exc), status=400)
+        if "content-encoding" in request.headers:
+            return _refused(attempt, request, "bodies with a Content-Encoding are not read", status=415)
+        found = rules.find(request.method, parts)
+        body = await forward.read_body(request, limit_bytes=self._settings.max_body_bytes)
+        try:
+            parsed = named.parse(body) if found and found[0].reads_body else None
+        except named.Malformed as exc:
+            return _refused(attempt, request, str(exc), status=400)
+        return await self._ruled(
+            request, attempt, rules.decide(found, parts, parsed, attempt.belongings.cover), body
+        )
+
+    async def _ruled(
+        self, request: Request, attempt: OpenAttempt, ruling: rules.Ruling, body: bytes
+    ) -> Passed | Response:
+        match ruling:
+            case Refuse(reason):
+                return _refused(attempt, request, reason)
+            case Allow():
+                return Passed(attempt, ruling, body)
+            case NeedsOwner():
+                foreign = await self._owners.first_foreign(attempt, ruling.named)
+                if foreign is None:
+                    return Passed(attempt, ruling.allow, body)
+                return _refused(attempt, request, f"{foreign.kind} {foreign.id} does not belong to this run")
+
+    async def _sent(self, request: Request, passed: Passed) -> Response:
+        hold_s = self._settings.hold_s
+        headers = request.headers.raw
+        if passed.allow.makes:  # its answer is read here, so it must not be compressed
+            headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
+        query = request.scope["query_string"]
+        outgoing = self._upstream.request(
+            request.method, passed.allow.path, query=query, headers=headers, body=passed.body, hold_s=hold_s
+        )
+        response, small = await forward.exchange(self._upstream.client, outgoing, hold_s=hold_s)
+        if await self._is_outage(request, passed, response, small):
+            await response.aclose()
+            asked = retry_after_s(response.headers)
+            raise Transient(f"it answered {response.status_code}", retry_after_s=asked)
+        _remember(passed, response, small)
+        return _counted("passed", forward.answer(response, small, answer_headers(response)))
+
+    async def _is_outage(
+        self, request: Request, passed: Passed, response: httpx.Response, small: bytes | None
+    ) -> bool:
+        status, call = response.status_code, (passed.attempt.id, request.method, passed.allow.path)
+        verdict = judge(status, small)
+        if verdict is Verdict.PASS:
+            self._patience.worked(*call)
+            self._told.clear()
+            return False
+        self._tell(status, passed)
+        if verdict is Verdict.WAIT:
+            return True
+        return not (self._patience.is_over(*call) and await self._answers_at_all())
+
+    def _tell(self, status: int, passed: Passed) -> None:
+        """Log once per status until the API is well again: this is for the operator."""
+        if status not in self._told:
+            self._told.add(status)
+            remedy = (
+                "check the API key or auth string"
+                if status in (401, 403)
+                else "runs wait until it is well again"
+            )
+            log.get().error("api_in_trouble", status=status, route=passed.allow.route, remedy=remedy)
+
+    async def _answers_at_all(self) -> bool:
+        hold_s = self._settings.hold_s
+        probe = self._upstream.request("GET", "/ready", query=b"", headers=[], body=b"", hold_s=hold_s)
+        try:
+            response, _ = await forward.exchange(self._upstream.client, probe, hold_s=hold_s)
+        except Transient:
+            return False
+        await response.aclose()
+        return response.status_code < _SERVER_ERROR
+
+
+def _remember(passed: Passed, response: httpx.Response, small: bytes | None) -> None:
+    """
+    What the call made belongs to the attempt. Only what was made (201): with another run's idempotency key
+    the API answers 200 and that run.
+    """
+    if passed.allow.makes is None or response.status_code != _CREATED or small is None:
+        return
+    try:
+        made = json.loads(small)["id"]
+        passed.attempt.belongings.add(passed.allow.makes, named.uuid_of(made))
+    except (ValueError, KeyError, TypeError):
+        log.get().warning("made_without_id", route=passed.allow.route)
+
+
+def _refused(attempt: OpenAttempt, request: Request, reason: str, *, status: int = 403) -> Response:
+    path = request.url.path[:200]
+    log.get().warning("call_refused", run=attempt.run_id, method=request.method, path=path, reason=reason)
+    detail = f"flowgroup's relay refuses {request.method} {path}: {reason}"
+    return _counted("refused", JSONResponse({"detail": detail}, status))
+
+
+def _counted(outcome: str, answer: Response) -> Response:
+    metrics.RELAY_REQUESTS.labels(outcome).inc()
+    return answer

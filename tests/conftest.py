@@ -1,0 +1,28 @@
+"""What every test may use. Servers are real and shared by the whole session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import prefect_server, s3_server
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Prefect server's API. Use names of your own: it is shared."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a real S3 server with the bucket `flowgroup`."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as env:
+        yield env
+
+
+@pytest.fixture
+def store_folder(tmp_path: Path) -> str:
+    """The address of an empty store on this machine."""
+    return f"file://{tmp_path / 'store'}"

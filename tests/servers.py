@@ -1,0 +1,126 @@
+"""Real servers for tests, each with its own folder and a free port, ended by their process id."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+}
+_TOOLS = "/var/lib/testcluster/bin"
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def prefect_server(folder: Path, *, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A Prefect server over a SQLite file in `folder`; yields its API's address, which ends in /api."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    own = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db",
+        "PREFECT_API_URL": url,
+        "PREFECT_UI_API_URL": url,
+        **_QUIET,
+        **(env or {}),
+    }
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", "1"),
+    ]
+    with _process(command, {**clean, **own}, folder / "server.log", lambda: _answers(f"{url}/health")):
+        yield url
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path, *, bucket: str = "flowgroup") -> Iterator[dict[str, str]]:
+    """
+    An S3 server with one bucket below `folder`; yields the environment that object_store finds it by.
+
+    The test is skipped where `versitygw` is not at hand.
+    """
+    program = shutil.which("versitygw", path=f"{os.environ.get('PATH', '')}:{_TOOLS}")
+    if program is None:
+        pytest.skip("versitygw is not on PATH")
+    (folder / "buckets" / bucket).mkdir(parents=True)
+    port = free_port()
+    keys = {"ROOT_ACCESS_KEY": "access", "ROOT_SECRET_KEY": "secret-of-tests"}
+    command = [program, "--port", f"127.0.0.1:{port}", "posix", str(folder / "buckets")]
+    with _process(command, {**os.environ, **keys}, folder / "s3.log", lambda: _listens(port)):
+        yield {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": keys["ROOT_ACCESS_KEY"],
+            "AWS_SECRET_ACCESS_KEY": keys["ROOT_SECRET_KEY"],
+            "AWS_REGION": "us-east-1",
+        }
+
+
+def wait_until(is_so: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    """Look until it is so; fails the test after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s} s: {what}")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _process(
+    command: list[str], env: Mapping[str, str], log: Path, is_up: Callable[[], bool], timeout_s: float = 90.0
+) -> Iterator[None]:
+    with log.open("wb") as out:
+        child = subprocess.Popen(  # its own session, so that a Ctrl-C of the tests does not end it early
+            command, env=dict(env), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + timeout_s
+            while not is_up():
+                if child.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"{command[0]} did not start:\n{log.read_text(errors='replace')[-4000:]}")
+                time.sleep(0.05)
+            yield
+        finally:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
