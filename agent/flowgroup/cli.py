@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _start(commands.add_parser("start", help="take the runs of a work pool: the daemon"))
     _dev(commands.add_parser("dev", help="a Prefect server, a relay and the daemon on this machine, until Ctrl-C"))
+    _demo(commands.add_parser("demo", help="try everything once on this machine; leaves nothing behind"))
     _deploy(commands.add_parser("deploy", help="deploy a flow: path/to/file.py:flow"))
     _keys(commands.add_parser("keys", help="keys that sign and verify flows"))
     return parser
@@ -65,10 +66,17 @@ def _run_start(args: argparse.Namespace) -> int:
 
 
 def _dev(parser: argparse.ArgumentParser) -> None:
-    from flowgroup import dev
+    from flowgroup.dev import service
 
-    dev.add_arguments(parser)
-    parser.set_defaults(command=dev.run)
+    service.add_arguments(parser)
+    parser.set_defaults(command=service.run)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    from flowgroup.dev import demo
+
+    demo.add_arguments(parser)
+    parser.set_defaults(command=demo.run)
 
 
 def _deploy(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from prefect import Flow
 from flowgroup import signing
 from flowgroup.bundles import archive
 from flowgroup.bundles.names import file_of
+from flowgroup.bundles.sources import is_foreign
 from flowgroup.errors import Refused
 from flowgroup.model.bundle import BundleRef, Statement
 
@@ -48,11 +49,12 @@ def register_by_value(folder: Path) -> None:
     """
     From now on pickle by value whatever is defined in the modules that are loaded from below `folder`.
 
-    So they reach Dask workers, which do not have them. Call it again when more modules may have been loaded.
+    So they reach Dask workers, which do not have them. Installed packages below it stay out. Call it again when more
+    modules may have been loaded.
     """
     for module in list(sys.modules.values()):
         file = file_of(module) if isinstance(module, ModuleType) else None
-        if file is None or not file.is_relative_to(folder.absolute()):
+        if file is None or not file.is_relative_to(folder.absolute()) or is_foreign(file, folder.absolute()):
             continue
         if sys.modules.get(module.__name__) is module and module.__name__ != "__main__":
             cloudpickle.register_pickle_by_value(module)
@@ -108,7 +110,7 @@ def _minor(version: str) -> tuple[int, int]:
 
 def _unpickled(pickled: bytes, deployment: str) -> Flow[..., Any]:
     try:
-        flow = pickle.loads(pickled)  # its hash and signature have been checked
+        flow = pickle.loads(pickled)  # noqa: S301  # its hash and signature were checked
     except ModuleNotFoundError as exc:
         raise Refused(
             f"the flow of {deployment!r} needs the module {exc.name!r}, which is neither in its bundle nor installed "

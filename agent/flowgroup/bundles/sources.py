@@ -105,7 +105,7 @@ def _is_installed(file: Path) -> bool:
     return not _INSTALLED.isdisjoint(file.parts) or file.is_relative_to(_STDLIB)
 
 
-def _is_foreign(file: Path, root: Path) -> bool:
+def is_foreign(file: Path, root: Path) -> bool:
     """Whether a file below the root belongs to an environment and not to the author."""
     if _is_installed(file):
         return True
@@ -122,7 +122,7 @@ def _loaded(root: Path) -> dict[str, Path]:
         if file is None or suffix is None or not file.is_file() or file.suffix == ".pyc":
             continue
         base = file.parents[len(suffix.parts) - 1]
-        if base.is_relative_to(root) and not _is_foreign(file, root):
+        if base.is_relative_to(root) and not is_foreign(file, root):
             found[suffix.as_posix()] = file
             found.update(_packages(base, suffix))
     return found
@@ -140,7 +140,7 @@ def _search_path(root: Path) -> list[Path]:
     return [
         folder
         for folder in folders
-        if folder != root and folder.is_relative_to(root) and not _is_foreign(folder / "x", root)
+        if folder != root and folder.is_relative_to(root) and not is_foreign(folder / "x", root)
     ]
 
 
@@ -191,7 +191,7 @@ def _resolved(bases: Sequence[Path], name: str) -> dict[str, Path]:
     """The files that importing `name` would run, from the first base that has it; empty if none has."""
     for base in bases:
         files = _chain(base, name.split("."))
-        if files and not _is_foreign(files[-1], bases[0]):
+        if files and not is_foreign(files[-1], bases[0]):
             return {file.relative_to(base).as_posix(): file for file in files}
     return {}
 

@@ -22,7 +22,6 @@ from pydantic import ValidationError
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.variables import POOL_TYPE
 
-
 _TROUBLE, _TOO_MANY = 500, 429
 
 
@@ -48,7 +47,7 @@ def require_pool(client: SyncPrefectClient, name: str) -> None:
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound as exc:
-        _require_json(exc.http_exc)
+        _require_route(client, exc.http_exc)
         raise Refused(
             f"there is no work pool {name!r} at {client.api_url}: `flowgroup start --pool {name}` makes it"
         ) from exc
@@ -83,10 +82,10 @@ def detail(response: httpx.Response) -> str:
     return str(said.get("detail", said) if isinstance(said, dict) else said)[:1000]
 
 
-def _require_json(exc: Exception) -> None:
-    """A 404 of Prefect's API is JSON; of another server or another path it is a page."""
-    if isinstance(exc, httpx.HTTPStatusError):
-        exc.response.json()
+def _require_route(client: SyncPrefectClient, exc: Exception) -> None:
+    """A 404 of Prefect's API says what is missing; that of another path or server does not."""
+    if isinstance(exc, httpx.HTTPStatusError) and detail(exc.response) == "Not Found":
+        raise _status(str(client.api_url).rstrip("/"), exc.response) from exc
 
 
 @contextmanager

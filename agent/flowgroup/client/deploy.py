@@ -17,7 +17,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from pydantic import ValidationError
 
 from flowgroup import signing
-from flowgroup.bundles import Packed, pack
+from flowgroup.bundles import pack
 from flowgroup.client import api, schedules
 from flowgroup.client import wish as wishes
 from flowgroup.client.author import AuthorSettings
@@ -88,19 +88,21 @@ def deploy(  # noqa: PLR0913  # an author says it all in one call
     """
     settings = AuthorSettings()
     wishes.require_names(flow, name)
+    said = wishes.job_variables(cluster, image, start_script, env, job_variables)
+    sealed = {key: said.get(key) for key in ("image", "start_script", "env")}
     wish = Wish(
         flow=flow,
         name=name,
         pool=pool,
         queue=queue,
-        variables=wishes.job_variables(cluster, image, start_script, env, job_variables),
+        variables=said,
         schedules=schedules.wanted(schedule),
         parameters=wishes.parameters(flow, parameters or {}),
         tags=list(tags or ()),
-        description=description if description is not None else flow.description,
+        description=(description if description is not None else flow.description) or "",
         concurrency_limit=concurrency_limit,
         paused=paused,
-        packed=pack(flow, include=include, image=image, start_script=start_script, env=env),
+        packed=pack(flow, include=include, **sealed),
     )
     place = _Place(
         folder=stores.join(stores.checked(store or settings.store), "flows", slug(flow.name)),

@@ -56,10 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print what was done as JSON")
 
 
-def add_key_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `flowgroup keys new`."""
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write (default: here)")
-    parser.add_argument("--name", default="flowgroup", help="NAME.key and NAME.pub")
+def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
+    """The commands below `flowgroup keys`."""
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = commands.add_parser("new", help="make a pair of keys: one signs flows, the other verifies them")
+    new.add_argument("--folder", type=Path, default=Path(), help="where to write (default: here)")
+    new.add_argument("--name", default="flowgroup", help="NAME.key and NAME.pub")
+    new.set_defaults(command=keys_new)
 
 
 def deploy_command(args: argparse.Namespace) -> int:

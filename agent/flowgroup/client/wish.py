@@ -27,7 +27,7 @@ class Wish:
     schedules: list[DeploymentScheduleCreate] | None
     parameters: dict[str, Any]
     tags: list[str]
-    description: str | None
+    description: str
     concurrency_limit: int | None
     paused: bool | None
     packed: Packed

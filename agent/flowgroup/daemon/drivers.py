@@ -140,10 +140,18 @@ class Drivers:
         if view.line:
             view.line.write(view.cancels[attempt])
 
-    def forget(self, cluster: ClusterName, attempt: AttemptId) -> None:
-        """The attempt's end is known to the API: nobody needs it any more."""
+    def was_given(self, cluster: ClusterName, attempt: AttemptId) -> bool:
+        """Whether a driver has, or may have, this attempt."""
         view = self.view(cluster)
-        view.orders.pop(attempt, None)
+        return attempt in view.orders or attempt in view.seen
+
+    def forget(self, cluster: ClusterName, attempt: AttemptId) -> None:
+        """The API knows how the attempt ended. One that still lives is ended first, and forgotten when it has."""
+        view = self.view(cluster)
+        known = view.attempt(attempt)
+        if attempt in view.orders or (known and known.phase != "ended"):
+            self.cancel(cluster, attempt, 0.0)
+            return
         view.cancels.pop(attempt, None)
         view.seen.discard(attempt)
         if view.line:

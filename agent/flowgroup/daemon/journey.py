@@ -9,22 +9,21 @@ next poll: what can be tried again is tried here until the deadline, and then th
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from flowgroup import log
 from flowgroup.daemon.cancel import Cancels
 from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
-from flowgroup.model.clusters import Found
 from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, RunId, new_attempt
-from flowgroup.model.orders import BundleCode, Order, PrefectCode
 from flowgroup.model.runs import (
     Cancelled,
     ClaimedRun,
@@ -33,7 +32,6 @@ from flowgroup.model.runs import (
     DueRun,
     GivenBack,
     NotClaimed,
-    Opened,
     Outcome,
     Placement,
     SentRun,
@@ -41,14 +39,11 @@ from flowgroup.model.runs import (
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.retry import until
 
-T = TypeVar("T")
-
 _CLAIM_TIMEOUT_S = 30.0
 _PUT_DOWN_S = 2.0
-_PUT_DOWN_PERMANENT_S = 30.0
+_PUT_DOWN_LONG_S = 30.0
 _GIVE_BACK_AFTER_S = 10.0
 _GIVE_BACK_TIMEOUT_S = 5.0
-_PRESIGNED_S = 3600.0
 
 
 class Api(Protocol):
@@ -63,18 +58,10 @@ class Clusters(Protocol):
     def lease(
         self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None
     ) -> AbstractContextManager[None]: ...
-    async def ready(self, spec: ClusterSpec) -> Found: ...
 
 
-class Attempts(Protocol):
-    async def open(self, attempt: AttemptId, run_id: RunId, results: str | None) -> Opened: ...
-    async def close(self, attempt: AttemptId) -> None: ...
-
-
-class Drivers(Protocol):
-    def send(self, cluster: ClusterName, order: Order) -> None: ...
-    def cancel(self, cluster: ClusterName, attempt: AttemptId, grace_s: float) -> None: ...
-    def forget(self, cluster: ClusterName, attempt: AttemptId) -> None: ...
+class Sender(Protocol):
+    async def sent(self, run: ClaimedRun, plan: Placement) -> SentRun: ...
 
 
 class Watch(Protocol):
@@ -83,10 +70,144 @@ class Watch(Protocol):
     ) -> Outcome: ...
 
 
+class Attempts(Protocol):
+    async def close(self, attempt: AttemptId) -> None: ...
+
+
+class Drivers(Protocol):
+    def was_given(self, cluster: ClusterName, attempt: AttemptId) -> bool: ...
+    def forget(self, cluster: ClusterName, attempt: AttemptId) -> None: ...
+
+
 class Teller(Protocol):
     async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None: ...
 
 
-class Store(Protocol):
-    async def presign(self, address: str, expires_s: float) -> str: ...
-    def results(self, bundle: str, flow_name: str) -> str: ...
+@dataclass(frozen=True, slots=True)
+class Journeys:
+    """Carries runs. `owner` marks our attempts, so that another daemon's are never taken for ours."""
+
+    slots: Slots
+    api: Api
+    clusters: Clusters
+    sender: Sender
+    watch: Watch
+    attempts: Attempts
+    drivers: Drivers
+    teller: Teller
+    cancels: Cancels
+    policy: Policy
+    owner: str
+    cluster_timeout_s: float
+
+    async def carry(self, due: DueRun) -> float:
+        """Carry a due run to its end. Returns for how many seconds it need not be looked at again."""
+        with self.slots.hold(due.id) as held:
+            if not held:
+                return 0.0
+            try:
+                plan = await self._plan(due)
+                with self.clusters.turn(_spec(plan), due.id) as is_ours:
+                    return await self._carry(due, plan) if is_ours else 0.0
+            except FlowgroupError as exc:  # nobody has it yet: it is still due
+                log.get().warning("run_put_down", run=due.id, reason=str(exc))
+                return _PUT_DOWN_LONG_S if isinstance(exc, Permanent) else _PUT_DOWN_S
+
+    async def resume(self, sent: SentRun) -> None:
+        """Carry on with a run that a former daemon had sent."""
+        with self.slots.hold(sent.id, even_if_full=True) as held:
+            if not held:
+                return
+            with self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
+                log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
+                async with renewed(self.api, sent.lease) as stop_renewing:
+                    outcome = await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
+                await self._tell(sent.id, sent.attempt, outcome)
+                self.drivers.forget(sent.cluster, sent.attempt)
+
+    async def _plan(self, due: DueRun) -> Placement | Crashed:
+        """Where the run goes. A refusal is said in the run's state, so it is a plan too."""
+        deployment = None
+        if due.deployment_id:
+            deployment = await self.api.deployment(due.deployment_id, due.deployment_version)
+        try:
+            return place(due, deployment, await self.api.template(), self.policy)
+        except Refused as exc:
+            return Crashed(str(exc))
+
+    async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
+        attempt = new_attempt(self.owner, uuid.uuid4())
+        with STAGE_SECONDS.labels("claimed").time():
+            run = await until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
+        if isinstance(run, NotClaimed):
+            CLAIMS.labels("refused").inc()
+            log.get().info("run_not_claimed", run=due.id, reason=run.reason, again_in_s=run.delay_s)
+            return run.delay_s
+        _note_claimed(run)
+        if isinstance(plan, Crashed):
+            await self._tell(run.id, attempt, plan)
+            return 0.0
+        with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
+            with self.cancels.listening(run.id) as asked:
+                await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
+            self.drivers.forget(plan.spec.name, attempt)
+        return 0.0
+
+    async def _outcome(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> Outcome:
+        began = asyncio.get_running_loop().time()
+        try:
+            async with renewed(self.api, run.lease) as stop_renewing:
+                sent = await self._sent(run, plan, asked)
+
+                def on_running() -> None:
+                    stop_renewing()
+                    STAGE_SECONDS.labels("running").observe(asyncio.get_running_loop().time() - began)
+                    log.get().info("run_running", run=run.id, attempt=run.attempt, cluster=sent.cluster)
+
+                return await self.watch.outcome(sent, asked=asked, on_running=on_running)
+        except Interrupted:
+            return Cancelled("Cancelled before it started.")
+        except Transient as exc:
+            return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
+        except Permanent as exc:
+            return Crashed(str(exc))
+        except Exception as exc:  # one run's trouble must not become another's
+            log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
+            return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
+
+    async def _sent(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> SentRun:
+        """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
+        try:
+            async with asyncio.timeout(self.cluster_timeout_s):
+                sending = until(lambda: self.sender.sent(run, plan), timeout_s=self.cluster_timeout_s)
+                return await unless(asked, sending, name=f"send {run.id}")
+        except TimeoutError as exc:
+            raise Transient(
+                f"cluster {plan.spec.name} was not ready within {self.cluster_timeout_s:.0f} s; its logs say why. "
+                "Give it more time with FLOWGROUP_CLUSTER_TIMEOUT_S."
+            ) from exc
+        except asyncio.CancelledError:
+            if not self.drivers.was_given(plan.spec.name, run.attempt):
+                async with asyncio.timeout(_GIVE_BACK_TIMEOUT_S):
+                    await self._tell(run.id, run.attempt, GivenBack("The agent was stopped before the run started."))
+            raise
+
+    async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
+        # First nothing may speak for the attempt any more: a child that is left must not follow what we say now.
+        await self.attempts.close(attempt)
+        with STAGE_SECONDS.labels("told").time():
+            await self.teller.tell(run_id, attempt, outcome)
+        name = type(outcome).__name__.lower()
+        RUNS_FINISHED.labels(name).inc()
+        log.get().info("run_ended", run=run_id, attempt=attempt, outcome=name)
+
+
+def _spec(plan: Placement | Crashed) -> ClusterSpec | None:
+    return plan.spec if isinstance(plan, Placement) else None
+
+
+def _note_claimed(run: ClaimedRun) -> None:
+    CLAIMS.labels("accepted").inc()
+    late_s = (datetime.now(UTC) - run.due.due_at).total_seconds()
+    SCHEDULE_TO_CLAIM.observe(max(0.0, late_s))
+    log.get().info("run_claimed", run=run.id, attempt=run.attempt, late_s=round(late_s, 3))

@@ -8,6 +8,7 @@ only place where user code is unpickled or imported.
 import asyncio
 import atexit
 import contextlib
+import faulthandler
 import inspect
 import os
 import threading
@@ -44,6 +45,7 @@ _DRAIN_S = 600.0
 def run(brief_bytes: bytes, leash_fd: int) -> int:
     """Run one order in this process, which is nobody else's. The working folder is the current directory."""
     brief = Brief.model_validate_json(brief_bytes)
+    faulthandler.enable()  # a crash in native code says where, in the output that the state's message quotes
     set_environment(brief.env)
     prefect.context.refresh_global_settings_context()
     leash = Leash(leash_fd)

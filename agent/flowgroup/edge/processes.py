@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,13 +65,19 @@ def is_alive(process: Running) -> bool:
 
 async def end(processes: list[Running], *, grace_s: float) -> None:
     """SIGTERM to each process that still runs, and after `grace_s` SIGKILL to all of its session."""
+    await asyncio.to_thread(end_now, processes, grace_s=grace_s)
+
+
+def end_now(processes: list[Running], *, grace_s: float) -> None:
+    """The same, without an event loop."""
     for process in processes:
         _signal(process, signal.SIGTERM)
-    deadline = asyncio.get_running_loop().time() + grace_s
-    while any(is_alive(process) for process in processes) and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(_LOOK_S)
+    deadline = time.monotonic() + grace_s
+    while any(is_alive(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
     for process in processes:
         _signal(process, signal.SIGKILL, whole_session=True)
+        is_alive(process)  # reaps it
 
 
 def _signal(process: Running, number: signal.Signals, *, whole_session: bool = False) -> None:

@@ -200,6 +200,11 @@ def _store(base: str) -> _Remote:
     return found
 
 
+def forget() -> None:
+    """Forget every client, so that the environment is read again."""
+    _store.cache_clear()
+
+
 def _bounded(size: int, limit_bytes: int, address: str) -> None:
     if size > limit_bytes:
         raise Refused(

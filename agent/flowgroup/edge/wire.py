@@ -4,6 +4,7 @@ HTTP to Prefect's API: one call, its answer as JSON or one of our errors. No ret
 `PREFECT_API_URL` is used as it is, with Cloud's `/accounts/…/workspaces/…` in it, and paths are appended.
 """
 
+import asyncio
 import base64
 import json
 import ssl
@@ -85,6 +86,7 @@ class Wire:
 
     url: str
     http: httpx.AsyncClient
+    timeout_s: float = 60.0
     _csrf: dict[str, str] = field(default_factory=dict)
 
     async def call(
@@ -115,12 +117,13 @@ class Wire:
     async def _answer(self, request: httpx.Request, route: str) -> "_Answer":
         code = "none"
         try:
-            response = await self.http.send(request, stream=True)
-            code = str(response.status_code)
-            return await _read(response)
+            async with asyncio.timeout(self.timeout_s):  # httpx counts each chunk anew
+                response = await self.http.send(request, stream=True)
+                code = str(response.status_code)
+                return await _read(response)
         except httpx.UnsupportedProtocol as exc:
             raise Refused(f"PREFECT_API_URL is {self.url!r}, which is not an http address") from exc
-        except httpx.RequestError as exc:
+        except (httpx.RequestError, TimeoutError) as exc:
             raise Transient(f"the API at {self.url} (PREFECT_API_URL) does not answer: {_told(exc)}") from exc
         finally:
             API_REQUESTS.labels(route, request.method, code).inc()
@@ -162,7 +165,7 @@ async def connected(
             f"PREFECT_API_URL {settings.api_url!r} or the headers for it are not usable: {exc}"
         ) from exc
     async with client:
-        yield Wire(settings.api_url, client)
+        yield Wire(settings.api_url, client, 2 * settings.api_request_timeout)
 
 
 def _header_safe(key: str) -> str:

@@ -1,5 +1,11 @@
-"""The relay's process: startup, loop, shutdown."""
+"""
+The relay's process: startup, loop, shutdown.
 
+It holds the API token, so no other process of the same user may read its memory, and it gets the token on its
+standard input: an environment can be read by every process of the same user.
+"""
+
+import argparse
 import asyncio
 import contextlib
 import ctypes
@@ -36,9 +42,29 @@ _MOST_HEADER_BYTES = 64 * 1024
 _KEEPALIVE_S = 75
 
 
+def main(args: argparse.Namespace) -> int:
+    """`python -m flowgroup.rooms relay --uds PATH` (or `--tcp HOST:PORT`), with its secrets on standard input."""
+    unreadable_by_others()  # first of all: nothing secret is in memory yet
+    settings = Settings.read()
+    log.configure(room="relay", level=settings.daemon.log_level)
+    run(settings, read_secrets(sys.stdin), listen=_address(args))
+    return 0
+
+
+def _address(args: argparse.Namespace) -> Address:
+    tcp: str | None = getattr(args, "tcp", None)
+    if (args.uds is None) == (tcp is None):
+        raise Refused("the relay wants one of --uds and --tcp")
+    if tcp is None:
+        return Path(args.uds)
+    host, _, port = tcp.rpartition(":")
+    if not port.isdigit():
+        raise Refused(f"--tcp {tcp} is not HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
     """Serve until SIGTERM or SIGINT; a second one does not wait for calls under way."""
-    unreadable_by_others()
     verify = tls_of(settings.prefect)
     with listening(listen) as listener:
         log.get().info(
@@ -168,6 +194,3 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-__all__ = ["Address", "Secrets", "make_app", "read_secrets", "run"]

@@ -1,0 +1,51 @@
+# Everything here works on a fresh clone with Python 3.11 to 3.13 and make alone.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: setup demo dev test check format bench lock clean
+.DEFAULT_GOAL := setup
+
+setup: $(READY)  ## the environment with the flowgroup command in .venv
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "flowgroup needs Python 3.11, 3.12 or 3.13 as python3 (or set PYTHON=...)" >&2; exit 2; }
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+		$(PYTHON) -m venv --clear $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@$(BIN)/python -m compileall -q $(VENV)/lib >/dev/null 2>&1 || true
+	@touch $(READY)
+
+demo: setup  ## a Prefect server, the daemon, a flow on demand and on a schedule; leaves nothing behind
+	@$(BIN)/flowgroup demo
+
+dev: setup  ## the same as a service that stays up
+	@$(BIN)/flowgroup dev
+
+test: setup  ## all tests
+	@$(BIN)/python -m pytest
+
+check: setup  ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check --quiet agent tests
+	@$(BIN)/ruff check --quiet agent tests
+	@$(BIN)/mypy --no-error-summary
+	@PYTHONPATH=agent $(BIN)/lint-imports --no-cache >/tmp/flowgroup-contracts.$$$$ || { cat /tmp/flowgroup-contracts.$$$$; rm -f /tmp/flowgroup-contracts.$$$$; exit 1; }; rm -f /tmp/flowgroup-contracts.$$$$
+
+format: setup
+	@$(BIN)/ruff format agent tests
+	@$(BIN)/ruff check --fix agent tests
+
+lock:  ## pin everything again (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+
+clean:
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

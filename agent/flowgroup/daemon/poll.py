@@ -1,0 +1,128 @@
+"""
+Ask what is due, and start a journey for each. The only loop that starts runs.
+
+It asks every few seconds, at once when the event stream rings, and at the moment when a run that was seen ahead may be
+claimed. It never starts a run from memory: an older answer may name runs that have ended meanwhile, and Prefect lets a
+failed run be claimed again.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from flowgroup import log
+from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.wake import Wake
+from flowgroup.errors import Permanent, Transient
+from flowgroup.metrics import LAST_POLL, POLLS
+from flowgroup.model.ids import RunId
+from flowgroup.model.runs import DueRun
+from flowgroup.retry import pause_s
+
+_PAGE = 200
+_GAP_S = 0.1  # between two questions, however often the bell rings
+_FULL_INTERVAL_S = 30.0  # asking is also what makes Prefect show deployments as ready
+_JITTER = 0.2
+
+
+class Api(Protocol):
+    async def due(self, *, limit: int, before: datetime, queues: Sequence[str] = ()) -> list[DueRun]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    interval_s: float
+    ahead_s: float
+    claim_ahead_s: float
+    queues: tuple[str, ...] = ()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Poll:
+    """`carry` carries one run, and says for how many seconds it need not be looked at again."""
+
+    api: Api
+    carry: Callable[[DueRun], Awaitable[float]]
+    slots: Slots
+    wake: Wake
+    rhythm: Rhythm
+    moved: Callable[[], None] = lambda: None
+    first_done: Callable[[], None] = lambda: None
+    now: Callable[[], datetime] = utc_now
+    _left_until: dict[RunId, float] = field(default_factory=dict)
+    _failures: int = 0
+
+    async def run(self) -> None:
+        """Ask and start, without end."""
+        async with asyncio.TaskGroup() as journeys:
+            while True:
+                self.moved()
+                wait_s = await self._ask(journeys)
+                await asyncio.sleep(_GAP_S)
+                await self.wake.wait(wait_s - _GAP_S)
+                while not self.slots.free:  # a slot that is given back rings
+                    self.moved()
+                    if not await self.wake.wait(_FULL_INTERVAL_S):
+                        break
+
+    async def _ask(self, journeys: asyncio.TaskGroup) -> float:
+        """Ask once and start what is due. Returns when to ask again, unless the bell rings before."""
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            runs = await self._due()
+        except (Transient, Permanent) as exc:
+            return self._failed(exc)
+        self._succeeded()
+        fresh = [run for run in runs if self._left_until.get(run.id, 0.0) <= asked_at]
+        self._left_until = {run: until for run, until in self._left_until.items() if until > asked_at}
+        waits_s = {run.id: self._wait_s(run) for run in fresh if run.id not in self.slots.held}
+        for run in [run for run in fresh if waits_s.get(run.id, 1.0) <= 0.0][: self.slots.free]:
+            journeys.create_task(self._carry(run), name=f"run {run.id}")
+        later = [wait_s for wait_s in waits_s.values() if wait_s > 0.0]
+        return min([*later, self._interval_s()])
+
+    async def _due(self) -> list[DueRun]:
+        ahead_s = max(self.rhythm.ahead_s, self.rhythm.claim_ahead_s)
+        return await self.api.due(
+            limit=min(_PAGE, max(1, self.slots.free + len(self._left_until))),
+            before=self.now() + timedelta(seconds=ahead_s),
+            queues=self.rhythm.queues,
+        )
+
+    async def _carry(self, run: DueRun) -> None:
+        pause_s = 0.0
+        try:
+            pause_s = await self.carry(run)
+        finally:
+            self._left_until[run.id] = asyncio.get_running_loop().time() + pause_s
+
+    def _wait_s(self, run: DueRun) -> float:
+        """For how long the run must not be claimed yet; 0 or less: it may be claimed."""
+        return (run.due_at - self.now()).total_seconds() - self.rhythm.claim_ahead_s
+
+    def _interval_s(self) -> float:
+        return self.rhythm.interval_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            log.get().info("api_answers_again", after_failures=self._failures)
+        self._failures = 0
+        POLLS.labels("ok").inc()
+        LAST_POLL.set_to_current_time()
+        self.first_done()
+
+    def _failed(self, exc: Transient | Permanent) -> float:
+        """No retry here: the loop is the retry."""
+        self._failures += 1
+        POLLS.labels("failed").inc()
+        said = log.get().warning if self._failures == 1 else log.get().debug
+        said("due_runs_not_asked", reason=str(exc), failures=self._failures)
+        asked_s = exc.retry_after_s if isinstance(exc, Transient) else None
+        return max(self._interval_s(), pause_s(self._failures, asked_s))

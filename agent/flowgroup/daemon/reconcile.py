@@ -1,0 +1,145 @@
+"""
+The truth, both ways: what the API thinks is under way and what drivers carry.
+
+At start, and every 30 s: an attempt that a driver has and no journey holds gets its journey back; a run of ours that
+nothing carries ends, or is given back, with the reason. Runs of other agents on the pool are never touched: ours are
+those whose last claim has our mark.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flowgroup import log
+from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.wake import Wake
+from flowgroup.errors import FlowgroupError
+from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by
+from flowgroup.model.orders import Attempt
+from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome, SentRun
+from flowgroup.model.states import SeenRun, StateType
+
+_EVERY_S = 30.0
+_RETURN_TIMEOUT_S = 15.0
+_LOOK_EVERY_S = 0.5
+
+
+class Api(Protocol):
+    async def runs_in(self, *types: StateType) -> list[SeenRun]: ...
+    async def runs_named(self, *names: str) -> list[SeenRun]: ...
+    async def read(self, run_id: RunId) -> SeenRun | None: ...
+    async def last_claim(self, run_id: RunId) -> AttemptId | None: ...
+
+
+class Clusters(Protocol):
+    def names(self) -> list[ClusterName]: ...
+    async def look(self, name: ClusterName) -> str | None: ...
+
+
+class Drivers(Protocol):
+    def carried(self) -> list[tuple[ClusterName, Attempt]]: ...
+    def has_reported(self, cluster: ClusterName) -> bool: ...
+
+
+class Teller(Protocol):
+    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None: ...
+
+
+class Attempts(Protocol):
+    async def keep(self, only: set[AttemptId]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """`resume` carries on with a run that a driver has; `wake` rings when a driver has come or reported."""
+
+    api: Api
+    clusters: Clusters
+    drivers: Drivers
+    slots: Slots
+    teller: Teller
+    attempts: Attempts
+    resume: Callable[[SentRun], Awaitable[None]]
+    wake: Wake
+    owner: str
+    moved: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        """Wait for the drivers of a former daemon, then compare for ever."""
+        async with asyncio.TaskGroup() as resumed:
+            await self._drivers_back(resumed)
+            next_at = 0.0
+            while True:
+                self.moved()
+                self._resume_all(resumed)
+                if asyncio.get_running_loop().time() >= next_at:
+                    await self._compare()
+                    next_at = asyncio.get_running_loop().time() + _EVERY_S
+                await asyncio.sleep(_LOOK_EVERY_S)
+                await self.wake.wait(next_at - asyncio.get_running_loop().time())
+
+    async def _drivers_back(self, resumed: asyncio.TaskGroup) -> None:
+        """Until every cluster's driver has reported or is dead, for some seconds at most."""
+        deadline = asyncio.get_running_loop().time() + _RETURN_TIMEOUT_S
+        while asyncio.get_running_loop().time() < deadline:
+            self._resume_all(resumed)
+            away = [name for name in self.clusters.names() if not self.drivers.has_reported(name)]
+            if all([await self.clusters.look(name) is not None for name in away]):
+                return
+            await self.wake.wait(_LOOK_EVERY_S)
+        log.get().warning("drivers_not_back", clusters=away, waited_s=_RETURN_TIMEOUT_S)
+
+    def _resume_all(self, resumed: asyncio.TaskGroup) -> None:
+        held = self.slots.held
+        for cluster, attempt in self.drivers.carried():
+            if attempt.run_id not in held:
+                sent = SentRun(id=attempt.run_id, attempt=attempt.attempt, cluster=cluster)
+                resumed.create_task(self._resume(sent), name=f"run {sent.id}")
+
+    async def _resume(self, sent: SentRun) -> None:
+        """The concurrency lease of a run that has not begun yet is in its state; without an answer it goes without."""
+        try:
+            seen = await self.api.read(sent.id)
+        except FlowgroupError:
+            seen = None
+        lease = seen.state.lease if seen and seen.state.attempt == sent.attempt else None
+        await self.resume(SentRun(id=sent.id, attempt=sent.attempt, cluster=sent.cluster, lease=lease))
+
+    async def _compare(self) -> None:
+        try:
+            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING")
+            runs += [run for run in await self.api.runs_named("AwaitingRetry") if run.waits_in_process]
+            for run in runs:
+                await self._judge(run)
+            await self._close_the_rest()
+        except FlowgroupError as exc:  # compared again in 30 s
+            log.get().warning("reconcile_put_off", reason=str(exc))
+
+    async def _judge(self, run: SeenRun) -> None:
+        if run.id in self.slots.held or self._is_carried(run.id):
+            return
+        attempt = await self.api.last_claim(run.id)
+        if attempt is None or not made_by(self.owner, attempt) or run.id in self.slots.held:
+            return
+        log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
+        await self.teller.tell(run.id, attempt, verdict(run))
+
+    def _is_carried(self, run_id: RunId) -> bool:
+        return any(attempt.run_id == run_id for _, attempt in self.drivers.carried())
+
+    async def _close_the_rest(self) -> None:
+        """Attempts that the relay still has open, and that neither a journey holds nor a driver has."""
+        ...
+
+
+def verdict(run: SeenRun) -> Outcome:
+    """How a run of ours ended that nothing carries."""
+    if run.state.type == "CANCELLING":
+        return Cancelled("Cancelled; nothing was running it any more.")
+    if run.state.type == "PENDING":
+        return GivenBack("The agent was restarted before the run started.")
+    return Crashed(
+        "The run's process is gone: its cluster or this machine was restarted, or the cluster was deleted. "
+        "Start the run again."
+    )

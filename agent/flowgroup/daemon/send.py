@@ -1,0 +1,111 @@
+"""
+Placed and sent: from a claimed run and its plan to an attempt that a driver has been given.
+
+Every step can be done again: the cluster is found by its name, the attempt opened anew (with another token), and the
+driver knows attempts by their names.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from flowgroup import log
+from flowgroup.errors import Refused
+from flowgroup.metrics import STAGE_SECONDS
+from flowgroup.model.bundle import BundleRef, Statement
+from flowgroup.model.clusters import Found
+from flowgroup.model.ids import AttemptId, ClusterName, RunId, slug
+from flowgroup.model.orders import BundleCode, Order, PrefectCode
+from flowgroup.model.runs import ClaimedRun, Deployment, Opened, Placement, SentRun
+from flowgroup.model.spec import ClusterSpec
+
+_PRESIGNED_S = 3600.0
+
+
+class Clusters(Protocol):
+    async def ready(self, spec: ClusterSpec) -> Found: ...
+
+
+class Attempts(Protocol):
+    async def open(self, attempt: AttemptId, run_id: RunId, results: str | None) -> Opened: ...
+
+
+class Drivers(Protocol):
+    def send(self, cluster: ClusterName, order: Order) -> None: ...
+
+
+class Store(Protocol):
+    async def head(self, address: str) -> int | None: ...
+    async def presign(self, address: str, method: Literal["GET", "PUT"], expires_s: float) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    clusters: Clusters
+    attempts: Attempts
+    drivers: Drivers
+    store: Store
+    public_keys: tuple[str, ...]
+
+    async def sent(self, run: ClaimedRun, plan: Placement) -> SentRun:
+        """
+        Find or make the cluster, wait until it is ready, and give its driver the order.
+
+        Raises Transient when it may succeed later, and Permanent when never.
+        """
+        if plan.bundle is not None:
+            await self._there(plan.bundle)
+        with STAGE_SECONDS.labels("placed").time():
+            found = await self.clusters.ready(plan.spec)
+        log.get().info("run_placed", run=run.id, attempt=run.attempt, cluster=found.name)
+        with STAGE_SECONDS.labels("sent").time():
+            opened = await self.attempts.open(run.attempt, run.id, results_of(plan))
+            self.drivers.send(found.name, await self._order(run, plan, opened))
+        log.get().info("run_sent", run=run.id, attempt=run.attempt, cluster=found.name)
+        return SentRun(id=run.id, attempt=run.attempt, cluster=found.name, lease=run.lease)
+
+    async def _there(self, ref: BundleRef) -> None:
+        size = await self.store.head(ref.address)
+        if size is None:
+            raise Refused(f"the bundle {ref.address} is not there: was it deleted? Deploy the flow again.")
+        expected = Statement.model_validate_json(ref.statement).size
+        if size != expected:
+            raise Refused(
+                f"the bundle {ref.address} has {size} bytes, and its statement says {expected}: the upload was cut off, "
+                "or somebody changed it. Deploy the flow again."
+            )
+
+    async def _order(self, run: ClaimedRun, plan: Placement, opened: Opened) -> Order:
+        assert plan.deployment is not None  # `place` refuses runs without one
+        return Order(
+            run_id=run.id,
+            run_name=run.due.name,
+            flow_name=plan.deployment.flow_name,
+            attempt=opened.attempt,
+            token=opened.token,
+            start_at=run.due.due_at.timestamp(),
+            code=await self._code(plan.bundle, plan.deployment),
+            env=plan.env,
+            dask=plan.spec.workers > 0,
+            results=results_of(plan),
+            memory_limit_bytes=plan.memory_limit_bytes,
+        )
+
+    async def _code(self, ref: BundleRef | None, deployment: Deployment) -> BundleCode | PrefectCode:
+        if ref is None:
+            return PrefectCode()
+        return BundleCode(
+            fetch=await self.store.presign(ref.address, "GET", _PRESIGNED_S),
+            ref=ref,
+            public_keys=self.public_keys,
+            deployment=f"{deployment.flow_name}/{deployment.name}",
+            version=deployment.version,
+        )
+
+
+def results_of(plan: Placement) -> str | None:
+    """Where the run's results go: beside the bundle's folder `flows/` in its store. None without a bundle."""
+    if plan.bundle is None:
+        return None
+    store, found, _ = str(plan.bundle.address).rpartition("/flows/")
+    folder = store if found else str(plan.bundle.address).rpartition("/")[0]
+    return f"{folder}/results/{slug(plan.spec.flow_name)}"

@@ -1,0 +1,68 @@
+"""Shows flow runs' states and logs in the terminal as they arrive at the API."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import httpx
+
+_FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARN", 40: "ERROR", 50: "FATAL"}
+
+
+@dataclass
+class Watch:
+    """Polls one pool's runs. `look` prints what is new since the last look."""
+
+    api: httpx.Client
+    pool: str
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _logs_seen: set[str] = field(default_factory=set)
+
+    def look(self) -> None:
+        wanted = {"work_pools": {"name": {"any_": [self.pool]}}, "sort": "START_TIME_ASC", "limit": 200}
+        started = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}
+        for run in self._post("/flow_runs/filter", {**wanted, **started}):
+            before = self.runs.get(run["id"], {}).get("state_id")
+            self.runs[run["id"]] = run
+            if run["state_id"] != before:
+                self._print(run["name"], f"{run['state_name']}  {_message(run)}".rstrip())
+        self._show_logs()
+
+    def ended(self, run_id: str) -> bool:
+        return self.runs.get(run_id, {}).get("state_type") in _FINAL
+
+    def _show_logs(self) -> None:
+        ids = list(self.runs)[-50:]
+        if not ids:
+            return
+        body = {"logs": {"flow_run_id": {"any_": ids}}, "sort": "TIMESTAMP_DESC", "limit": 200}
+        for entry in reversed(self._post("/logs/filter", body)):
+            if entry["id"] not in self._logs_seen:
+                self._logs_seen.add(entry["id"])
+                level = _LEVELS.get(entry["level"], str(entry["level"]))
+                self._print(self.runs[entry["flow_run_id"]]["name"], f"  {level:5} {entry['message']}")
+
+    def _post(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        answer = self.api.post(path, json=body)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    def _print(self, name: str, text: str) -> None:
+        print(f"  {name:24.24} {text}", file=self.out, flush=True)
+
+
+def _message(run: dict[str, Any]) -> str:
+    message = (run.get("state") or {}).get("message") or ""
+    return message.splitlines()[0] if message else ""
+
+
+def timings(api: httpx.Client, run: dict[str, Any]) -> dict[str, float]:
+    """Seconds from a run's due time to each of its states, by the API's own record."""
+    from datetime import datetime
+
+    states = api.get("/flow_run_states/", params={"flow_run_id": run["id"]}).raise_for_status().json()
+    due = max(datetime.fromisoformat(run["expected_start_time"]), datetime.fromisoformat(run["created"]))
+    return {state["name"]: (datetime.fromisoformat(state["timestamp"]) - due).total_seconds() for state in states}
