@@ -1,11 +1,16 @@
 """What every test may use. Servers are real and shared by the whole session."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import prefect_server, s3_server
+
+# looptime asks for the current loop before every test, also before those that have none: let it get none, instead of
+# a new one that nobody closes.
+asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from flowgroup import log
 from flowgroup.edge.files import read_text, write_atomically
 from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.ids import AttemptId, RunId, Token
-from flowgroup.model.runs import Opened
+from flowgroup.model.ids import AttemptId, ClusterName, Token
+from flowgroup.model.runs import ClaimedRun, Opened
 
 _EXTEND_EVERY_S = 5.0
 
@@ -43,13 +43,13 @@ class Attempts:
         self._version = 0
         self._lock = asyncio.Lock()
 
-    async def open(self, attempt: AttemptId, run_id: RunId, results: str | None) -> Opened:
-        """Open the attempt, with a new token. Raises Transient when the relay does not take it."""
+    async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened:
+        """Open the run's attempt, with a new token. Raises Transient when the relay does not take it."""
         token = Token(secrets.token_urlsafe(32))
         hashed = hashlib.sha256(token.encode()).hexdigest()
-        self._change({**self._open, attempt: OpenAttempt(attempt, run_id, hashed, results)})
+        self._change({**self._open, run.attempt: OpenAttempt(run.attempt, run.id, hashed, results, cluster)})
         await self._tell()
-        return Opened(attempt, token)
+        return Opened(run.attempt, token)
 
     async def close(self, attempt: AttemptId) -> None:
         """Close the attempt: from now on its child cannot say anything. If the relay is away, its next level says so."""
@@ -59,14 +59,8 @@ class Attempts:
         except FlowgroupError as exc:
             log.get().warning("relay_close_put_off", attempt=attempt, reason=str(exc))
 
-    async def keep(self, only: set[AttemptId]) -> None:
-        """Close all but these: what a former daemon left open and nothing carries any more."""
-        for attempt in set(self._open) - only:
-            await self.close(attempt)
-
-    @property
-    def names(self) -> frozenset[AttemptId]:
-        return frozenset(self._open)
+    def listed(self) -> list[OpenAttempt]:
+        return list(self._open.values())
 
     async def extend(self) -> None:
         """Tell the relay the level every few seconds, for ever: it may have been started again, and attempts expire there."""
@@ -84,7 +78,9 @@ class Attempts:
 
     async def _tell(self) -> None:
         wanted = self._version
-        async with self._lock:  # one at a time, so that an older level never arrives last; who waited finds it told
+        async with (
+            self._lock
+        ):  # one at a time, so that an older level never arrives last; who waited finds it told
             if self._told >= wanted:
                 return
             telling = self._version

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from flowgroup import log
-from flowgroup.daemon.wake import Wake
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.ids import RunId
 from flowgroup.model.states import SeenRun, StateType
 
 _ASK_EVERY_S = 2.0
+_ASK_EVERY_STREAMED_S = 10.0
 
 
 class Api(Protocol):
@@ -53,13 +53,15 @@ class Cancels:
         return bool(self._asked)
 
 
-async def look_for_cancelling(api: Api, cancels: Cancels, wake: Wake, moved: Callable[[], None]) -> None:
-    """Ask which runs are Cancelling, without end."""
+async def look_for_cancelling(
+    api: Api, cancels: Cancels, is_streamed: Callable[[], bool], moved: Callable[[], None]
+) -> None:
+    """Ask which runs are Cancelling, without end; more seldom while the event stream says so too."""
     while True:
         moved()
         if cancels.any_under_way:
             await _look(api, cancels)
-        await wake.wait(_ASK_EVERY_S)
+        await asyncio.sleep(_ASK_EVERY_STREAMED_S if is_streamed() else _ASK_EVERY_S)
 
 
 async def _look(api: Api, cancels: Cancels) -> None:

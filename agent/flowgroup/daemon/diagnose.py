@@ -67,7 +67,10 @@ def _signal_name(number: int) -> str:
 
 
 def _signal_means(number: int) -> str:
-    return next((means for known, means in _SIGNALS.items() if known == number), "The last lines of its output may say why.")
+    return next(
+        (means for known, means in _SIGNALS.items() if known == number),
+        "The last lines of its output may say why.",
+    )
 
 
 def _tail(output: str) -> str:

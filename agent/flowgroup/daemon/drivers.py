@@ -48,7 +48,8 @@ class View:
     One cluster's driver as it was seen last.
 
     `orders`: sent, and not in a status yet. `seen`: attempts that were in a status. An attempt that was seen and is in
-    no status any more is lost; one that was never seen never began.
+    no status any more is lost; one that was never seen never began. `forgotten`: the driver was told to forget them, and
+    may have said its next status before it heard that.
     """
 
     cluster: ClusterName
@@ -58,6 +59,7 @@ class View:
     orders: dict[AttemptId, _Sent] = field(default_factory=dict)
     seen: set[AttemptId] = field(default_factory=set)
     cancels: dict[AttemptId, Cancel] = field(default_factory=dict)
+    forgotten: set[AttemptId] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -120,6 +122,11 @@ class Drivers:
     def view(self, cluster: ClusterName) -> View:
         return self._views.setdefault(cluster, View(cluster))
 
+    def has_reported(self, cluster: ClusterName) -> bool:
+        """Whether the cluster's driver is on the line and has said what it has."""
+        view = self.view(cluster)
+        return view.is_connected and view.status is not None
+
     def carried(self) -> list[tuple[ClusterName, Attempt]]:
         """Every attempt that a driver on the line has."""
         views = [view for view in self._views.values() if view.is_connected and view.status]
@@ -154,6 +161,7 @@ class Drivers:
             return
         view.cancels.pop(attempt, None)
         view.seen.discard(attempt)
+        view.forgotten.add(attempt)
         if view.line:
             view.line.write(Forget(attempts=(attempt,)))
 
@@ -214,7 +222,12 @@ class Drivers:
         if not isinstance(status, Status):
             raise Refused("hello came twice")
         names = {attempt.attempt for attempt in status.attempts}
-        view.status, view.heard_at = status, _now()
+        view.forgotten &= names
+        if view.forgotten and view.line:
+            view.line.write(Forget(attempts=tuple(view.forgotten)))
+        names -= view.forgotten
+        kept = tuple(attempt for attempt in status.attempts if attempt.attempt in names)
+        view.status, view.heard_at = status.model_copy(update={"attempts": kept}), _now()
         view.seen |= names
         for name in names & view.orders.keys():
             del view.orders[name]
@@ -259,4 +272,6 @@ def _now() -> float:
 
 def _brief(exc: Exception) -> str:
     """What went wrong, without what was sent: it may hold a secret."""
-    return str(exc) if isinstance(exc, (Refused, OSError)) else f"{type(exc).__name__}: not a line that we know"
+    return (
+        str(exc) if isinstance(exc, (Refused, OSError)) else f"{type(exc).__name__}: not a line that we know"
+    )

@@ -173,7 +173,9 @@ class Journeys:
             return Crashed(str(exc))
         except Exception as exc:  # one run's trouble must not become another's
             log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
-            return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
+            return Crashed(
+                f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more."
+            )
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
@@ -189,7 +191,9 @@ class Journeys:
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
                 async with asyncio.timeout(_GIVE_BACK_TIMEOUT_S):
-                    await self._tell(run.id, run.attempt, GivenBack("The agent was stopped before the run started."))
+                    await self._tell(
+                        run.id, run.attempt, GivenBack("The agent was stopped before the run started.")
+                    )
             raise
 
     async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:

@@ -119,6 +119,9 @@ def _texts(value: Any, where: str) -> list[tuple[str, str]]:
         return [(where, value)]
     if isinstance(value, dict):
         return [
-            found for name, inner in value.items() if name != "bundle" for found in _texts(inner, f"{where}.{name}".lstrip("."))
+            found
+            for name, inner in value.items()
+            if name != "bundle"
+            for found in _texts(inner, f"{where}.{name}".lstrip("."))
         ]
     return []

@@ -8,12 +8,13 @@ those whose last claim has our mark.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from flowgroup import log
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.wake import Wake
+from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by
 from flowgroup.model.orders import Attempt
@@ -47,7 +48,8 @@ class Teller(Protocol):
 
 
 class Attempts(Protocol):
-    async def keep(self, only: set[AttemptId]) -> None: ...
+    def listed(self) -> list[OpenAttempt]: ...
+    async def close(self, attempt: AttemptId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Reconcile:
     wake: Wake
     owner: str
     moved: Callable[[], None] = lambda: None
+    resuming: set[RunId] = field(default_factory=set)
 
     async def run(self) -> None:
         """Wait for the drivers of a former daemon, then compare for ever."""
@@ -91,20 +94,25 @@ class Reconcile:
         log.get().warning("drivers_not_back", clusters=away, waited_s=_RETURN_TIMEOUT_S)
 
     def _resume_all(self, resumed: asyncio.TaskGroup) -> None:
-        held = self.slots.held
+        busy = self.slots.held | self.resuming
         for cluster, attempt in self.drivers.carried():
-            if attempt.run_id not in held:
+            if attempt.run_id not in busy:
+                self.resuming.add(attempt.run_id)
                 sent = SentRun(id=attempt.run_id, attempt=attempt.attempt, cluster=cluster)
                 resumed.create_task(self._resume(sent), name=f"run {sent.id}")
 
     async def _resume(self, sent: SentRun) -> None:
-        """The concurrency lease of a run that has not begun yet is in its state; without an answer it goes without."""
+        """A run that has not begun yet has its concurrency lease in its state; without an answer it goes without."""
         try:
             seen = await self.api.read(sent.id)
-        except FlowgroupError:
-            seen = None
-        lease = seen.state.lease if seen and seen.state.attempt == sent.attempt else None
-        await self.resume(SentRun(id=sent.id, attempt=sent.attempt, cluster=sent.cluster, lease=lease))
+            if seen and seen.state.attempt == sent.attempt:
+                sent = replace(sent, lease=seen.state.lease)
+        except FlowgroupError as exc:
+            log.get().warning("run_resumed_unread", run=sent.id, reason=str(exc))
+        try:
+            await self.resume(sent)
+        finally:
+            self.resuming.discard(sent.id)
 
     async def _compare(self) -> None:
         try:
@@ -112,25 +120,39 @@ class Reconcile:
             runs += [run for run in await self.api.runs_named("AwaitingRetry") if run.waits_in_process]
             for run in runs:
                 await self._judge(run)
-            await self._close_the_rest()
+            await self._close_stale()
         except FlowgroupError as exc:  # compared again in 30 s
             log.get().warning("reconcile_put_off", reason=str(exc))
 
     async def _judge(self, run: SeenRun) -> None:
-        if run.id in self.slots.held or self._is_carried(run.id):
+        if self._is_carried(run.id):
             return
         attempt = await self.api.last_claim(run.id)
-        if attempt is None or not made_by(self.owner, attempt) or run.id in self.slots.held:
+        if attempt is None or not made_by(self.owner, attempt):
+            return
+        if self._is_carried(run.id) or await self._may_live(attempt):
             return
         log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
+        await self.attempts.close(attempt)
         await self.teller.tell(run.id, attempt, verdict(run))
 
-    def _is_carried(self, run_id: RunId) -> bool:
-        return any(attempt.run_id == run_id for _, attempt in self.drivers.carried())
+    async def _may_live(self, attempt: AttemptId) -> bool:
+        """Whether the attempt is on a cluster whose processes live, though its driver says nothing."""
+        clusters = [one.cluster for one in self.attempts.listed() if one.attempt == attempt]
+        return any([await self._is_silent(cluster) for cluster in clusters])
 
-    async def _close_the_rest(self) -> None:
-        """Attempts that the relay still has open, and that neither a journey holds nor a driver has."""
-        ...
+    async def _is_silent(self, cluster: ClusterName) -> bool:
+        return not self.drivers.has_reported(cluster) and await self.clusters.look(cluster) is None
+
+    def _is_carried(self, run_id: RunId) -> bool:
+        carried = {attempt.run_id for _, attempt in self.drivers.carried()}
+        return run_id in self.slots.held | self.resuming | carried
+
+    async def _close_stale(self) -> None:
+        """Close at the relay what nothing carries any more."""
+        for one in self.attempts.listed():
+            if not self._is_carried(one.run_id) and not await self._is_silent(one.cluster):
+                await self.attempts.close(one.attempt)
 
 
 def verdict(run: SeenRun) -> Outcome:

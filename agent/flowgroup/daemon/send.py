@@ -13,7 +13,7 @@ from flowgroup.errors import Refused
 from flowgroup.metrics import STAGE_SECONDS
 from flowgroup.model.bundle import BundleRef, Statement
 from flowgroup.model.clusters import Found
-from flowgroup.model.ids import AttemptId, ClusterName, RunId, slug
+from flowgroup.model.ids import ClusterName, slug
 from flowgroup.model.orders import BundleCode, Order, PrefectCode
 from flowgroup.model.runs import ClaimedRun, Deployment, Opened, Placement, SentRun
 from flowgroup.model.spec import ClusterSpec
@@ -26,7 +26,7 @@ class Clusters(Protocol):
 
 
 class Attempts(Protocol):
-    async def open(self, attempt: AttemptId, run_id: RunId, results: str | None) -> Opened: ...
+    async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened: ...
 
 
 class Drivers(Protocol):
@@ -58,7 +58,7 @@ class Sender:
             found = await self.clusters.ready(plan.spec)
         log.get().info("run_placed", run=run.id, attempt=run.attempt, cluster=found.name)
         with STAGE_SECONDS.labels("sent").time():
-            opened = await self.attempts.open(run.attempt, run.id, results_of(plan))
+            opened = await self.attempts.open(run, found.name, results_of(plan))
             self.drivers.send(found.name, await self._order(run, plan, opened))
         log.get().info("run_sent", run=run.id, attempt=run.attempt, cluster=found.name)
         return SentRun(id=run.id, attempt=run.attempt, cluster=found.name, lease=run.lease)

@@ -34,7 +34,9 @@ class Watch:
     cancel_grace_s: float
     driver_lost_s: float
 
-    async def outcome(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome:
+    async def outcome(
+        self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]
+    ) -> Outcome:
         """Wait for the end. `asked` is set when the run is to be cancelled; `on_running` is called once."""
         is_told, is_running = False, False
         while True:
@@ -43,7 +45,9 @@ class Watch:
             if attempt and attempt.phase != "starting" and not is_running:
                 is_running = True
                 on_running()
-            if outcome := ended(view, sent, attempt, cancelled=asked.is_set()) or await self._dead(view, sent):
+            if outcome := ended(view, sent, attempt, cancelled=asked.is_set()) or await self._dead(
+                view, sent
+            ):
                 return outcome
             if asked.is_set() and not is_told:
                 is_told = True

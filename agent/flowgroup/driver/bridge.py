@@ -64,10 +64,10 @@ class Bridge:
             self._waiting.pop(call, None)
         return Response(reply["body"], status_code=reply["status"], headers=reply["headers"])
 
-    async def _answered(self, call: str, reply: dict[str, Any], **_: Any) -> str:
+    async def _answered(self, call: str, answer: dict[str, Any], **_: Any) -> str:
         waiting = self._waiting.get(call)
         if waiting and not waiting.done():
-            waiting.set_result(reply)
+            waiting.set_result(answer)  # not `reply`: Dask keeps that word in a message for itself
         return "OK"
 
 
@@ -105,7 +105,7 @@ def _report_through(bridge: Bridge) -> None:
     from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
     from prefect.logging.handlers import set_api_log_sink
 
-    from flowgroup.driver import results, workers  # results: so that a run's result storage is known here by its type
+    from flowgroup.driver import imports, results, workers  # results: so that a run's result storage is known here by its type
 
     assert results
 
@@ -135,3 +135,4 @@ def _report_through(bridge: Bridge) -> None:
     sender = Sender()
     EventsWorker.instance = classmethod(lambda cls, *_: sender)  # type: ignore[method-assign,assignment]
     set_api_log_sink(sink)
+    imports.install()

@@ -4,8 +4,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.filesystems import WritableFileSystem
 from prefect.settings import get_current_settings
+from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import Field
 
 
@@ -28,8 +30,8 @@ class GroupStorage(WritableFileSystem):
         address = urlsplit(self._resolve_path(path))
         return Path(address.path) if address.scheme == "file" else None
 
-    async def read_path(self, path: str) -> bytes:
-        """Raises FileNotFoundError (a ValueError for Prefect's caches) when there is no such object."""
+    async def aread_path(self, path: str) -> bytes:
+        """Raises ValueError when there is no such object: what Prefect takes for a cache miss."""
         local = self._local(path)
         if local is not None:
             if not local.exists():
@@ -42,7 +44,11 @@ class GroupStorage(WritableFileSystem):
         answer.raise_for_status()
         return answer.content
 
-    async def write_path(self, path: str, content: bytes) -> None:
+    @async_dispatch(aread_path)
+    def read_path(self, path: str) -> bytes:
+        return run_coro_as_sync(self.aread_path(path))  # type: ignore[return-value]
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
         local = self._local(path)
         if local is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +59,10 @@ class GroupStorage(WritableFileSystem):
         async with httpx.AsyncClient(timeout=300.0) as client:
             answer = await client.put(await self._presigned(client, "PUT", path), content=content)
         answer.raise_for_status()
+
+    @async_dispatch(awrite_path)
+    def write_path(self, path: str, content: bytes) -> None:
+        run_coro_as_sync(self.awrite_path(path, content))
 
     async def _presigned(self, client: httpx.AsyncClient, method: str, path: str) -> str:
         settings = get_current_settings()

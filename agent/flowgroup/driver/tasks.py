@@ -5,6 +5,7 @@ A task goes as cloudpickle bytes made here, with every module under the run's co
 here. Its logs, events and API calls come back over Dask on a topic of this client's own.
 """
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 from flowgroup.driver.shipper import Shipper
-from flowgroup.driver import engine, workers
+from flowgroup.driver import engine, imports, workers
 from flowgroup.driver.bridge import REPLY, topic_of
 from flowgroup.driver.workers import Upstream, run_task
 
@@ -72,6 +73,7 @@ class GroupTaskRunner(DaskTaskRunner):  # type: ignore[misc]
                 "context": self._context(task, task_run_id, inputs),
                 "owner": workers.owner_of_this_context() or self.client.id,
                 "flow_run_id": workers.flow_run_id(),
+                "names": _own_names(),
             }
         )
         future = self.client.submit(
@@ -89,6 +91,14 @@ class GroupTaskRunner(DaskTaskRunner):  # type: ignore[misc]
             flow = flow_context["flow"] = _copy_of(flow_context["flow"])
             flow.task_runner = GroupTaskRunner(self.address)
         return context
+
+
+def _own_names() -> frozenset[str]:
+    """The top-level names of the run's own modules; on a worker those of the run whose task this is."""
+    code = imports.CODE.get()
+    if code is not None:
+        return code.names
+    return frozenset(name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value())
 
 
 def _copy_of(flow: Any) -> Any:
@@ -171,6 +181,10 @@ class Connection:
 
     async def _call(self, message: dict[str, Any]) -> None:
         headers = {**message["headers"], "authorization": f"Bearer {self._token}"}
+        if message["path"] == imports.MODULES_PATH:
+            modules = await asyncio.to_thread(imports.pack)
+            await self._answer(message, {"status": 200, "headers": {}, "body": modules})
+            return
         try:
             async with httpx.AsyncClient(base_url=self._api_url, timeout=_CALL_TIMEOUT_S, verify=False) as http:  # noqa: S501  loopback
                 answer = await http.request(message["method"], message["path"], headers=headers, content=message["body"])
@@ -178,7 +192,10 @@ class Connection:
             reply = {"status": answer.status_code, "headers": passed, "body": answer.content}
         except httpx.HTTPError as exc:
             reply = {"status": 503, "headers": {"prefect-maintenance": "true", "retry-after": "1"}, "body": str(exc).encode()}
+        await self._answer(message, reply)
+
+    async def _answer(self, message: dict[str, Any], answer: dict[str, Any]) -> None:
         assert self._client is not None
         await self._client.scheduler.broadcast(
-            msg={"op": REPLY, "call": message["call"], "reply": reply}, workers=[message["worker"]]
+            msg={"op": REPLY, "call": message["call"], "answer": answer}, workers=[message["worker"]]
         )

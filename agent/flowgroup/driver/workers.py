@@ -13,11 +13,14 @@ from functools import lru_cache
 from typing import Any
 
 import cloudpickle
+import httpx
 import prefect.context
 from prefect.context import FlowRunContext, SettingsContext, TaskRunContext
 from prefect.settings import PREFECT_API_KEY
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.utilities.collections import visit_collection
+
+from flowgroup.driver import imports
 
 _REMEMBERED_RUNS = 10_000
 
@@ -37,7 +40,7 @@ _OWNERS: OrderedDict[str, str] = OrderedDict()  # flow run id -> owner, for thre
 def run_task(payload: bytes, *upstream: Any) -> Any:
     """Run one Prefect task here; its final state is the result. `upstream` are the states of what it waits for."""
     work: dict[str, Any] = cloudpickle.loads(payload)
-    owner: str = work["owner"]
+    owner: str = work["owner"]  # the child's Dask client
     if work["flow_run_id"]:
         _remember(work["flow_run_id"], owner)
     arguments = {
@@ -51,7 +54,7 @@ def run_task(payload: bytes, *upstream: Any) -> Any:
     }
     token = OWNER.set(owner)
     try:
-        with SettingsContext(profile=prefect.context.get_settings_context().profile, settings=_settings(owner)):
+        with imports.of_run(_code(owner, work["names"])), SettingsContext(profile=prefect.context.get_settings_context().profile, settings=_settings(owner)):
             if work["task"].isasync:
                 return asyncio.run(run_task_async(**arguments))
             return run_task_sync(**arguments)
@@ -82,6 +85,18 @@ def _remember(run_id: str, owner: str) -> None:
     _OWNERS.move_to_end(run_id)
     while len(_OWNERS) > _REMEMBERED_RUNS:
         _OWNERS.popitem(last=False)
+
+
+@lru_cache(maxsize=256)
+def _code(owner: str, names: frozenset[str]) -> imports.Code:
+    """The modules of the run whose child is `owner`."""
+
+    def fetch() -> bytes:
+        address = str(prefect.context.get_settings_context().settings.api.url).removesuffix("/api")
+        answer = httpx.get(f"{address}{imports.MODULES_PATH}", headers={"Authorization": f"Bearer {owner}"}, timeout=120)
+        return answer.raise_for_status().content
+
+    return imports.Code(names, fetch)
 
 
 @lru_cache(maxsize=256)

@@ -128,5 +128,3 @@ def _notice(frame: str | bytes) -> Notice | None:
         return Notice("changed")
     run = RunId(resource.removeprefix(_RUN))
     return Notice("cancelling" if name.removeprefix(_RUN) in _CANCELLING else "due", run)
-
-

@@ -8,19 +8,24 @@ from typing import Any
 import httpx
 
 from flowgroup.errors import Permanent, Transient
-from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.ids import AttemptId, ClusterName, RunId
 
 _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAttempt:
-    """An attempt as the relay is told of it. The token itself stays with the daemon and the child."""
+    """
+    An attempt that the relay has open. The token itself is with the child only.
+
+    `cluster`, where the attempt was sent, is for the daemon's own memory.
+    """
 
     attempt: AttemptId
     run_id: RunId
     token_sha256: str
     results: str | None
+    cluster: ClusterName
 
 
 class RelayControl:
@@ -66,7 +71,9 @@ class RelayControl:
         if answer.is_server_error:
             raise Transient(f"the relay answers {method} {path} with {answer.status_code}")
         if answer.is_error and not (method == "DELETE" and answer.status_code == httpx.codes.NOT_FOUND):
-            raise Permanent(f"the relay answers {method} {path} with {answer.status_code}: {answer.text[:200]}")
+            raise Permanent(
+                f"the relay answers {method} {path} with {answer.status_code}: {answer.text[:200]}"
+            )
 
     async def _connected(self) -> httpx.AsyncClient:
         socket = await self._socket()

@@ -191,11 +191,9 @@ def _split(address: str) -> tuple[_Remote, str]:
 @functools.lru_cache(maxsize=32)
 def _store(base: str) -> _Remote:
     """One client for a bucket, so that its connections and temporary credentials are used again."""
-    found = from_url(
-        base,
-        client_options={"timeout": "60s", "connect_timeout": "5s"},
-        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
-    )
+    # Without client_options: given any, object_store no longer reads AWS_ALLOW_HTTP and the like. Its own are 5 s to
+    # connect and 30 s a request.
+    found = from_url(base, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)})
     assert isinstance(found, S3Store | GCSStore | AzureStore)
     return found
 

@@ -1,0 +1,28 @@
+"""Pass on what the event stream says: ring the poll, ask a run to end, drop what was cached."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from flowgroup.daemon.wake import Wake
+from flowgroup.edge.events import Notice
+from flowgroup.model.ids import RunId
+
+
+class Events(Protocol):
+    def notices(self) -> AsyncIterator[Notice]: ...
+
+
+class Cancels(Protocol):
+    def ask(self, run_id: RunId) -> bool: ...
+
+
+async def listen(events: Events, poll: Wake, cancels: Cancels, changed: Callable[[], None]) -> None:
+    """Without end."""
+    async for notice in events.notices():
+        if notice.kind == "cancelling":
+            if notice.run:
+                cancels.ask(notice.run)
+            continue
+        if notice.kind != "due":
+            changed()
+        poll.ring()

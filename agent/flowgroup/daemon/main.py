@@ -1,0 +1,304 @@
+"""
+The daemon's process: startup, loops, shutdown.
+
+Parts are built in order and get only finished parts. A signal sets a flag: nothing more is claimed, what no driver has
+is given back, and running runs stay with their drivers, who find the next daemon. A second signal ends at once.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from flowgroup import log, signing
+from flowgroup.daemon import clusters as clusters_room
+from flowgroup.daemon.attempts import Attempts
+from flowgroup.daemon.cancel import Cancels, look_for_cancelling
+from flowgroup.daemon.clusters import Clusters
+from flowgroup.daemon.drivers import Drivers
+from flowgroup.daemon.heartbeat import beat
+from flowgroup.daemon.journey import Journeys
+from flowgroup.daemon.listen import listen
+from flowgroup.daemon.owner import folder_of, locked, mark_of
+from flowgroup.daemon.placement import Policy
+from flowgroup.daemon.poll import Poll, Rhythm
+from flowgroup.daemon.reap import reap
+from flowgroup.daemon.reconcile import Reconcile
+from flowgroup.daemon.send import Sender
+from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.tell import Teller
+from flowgroup.daemon.unless import Interrupted, unless
+from flowgroup.daemon.wake import Wake
+from flowgroup.daemon.watch import Watch
+from flowgroup.edge import store
+from flowgroup.edge.events import Events
+from flowgroup.edge.files import write_atomically
+from flowgroup.edge.prefect import Pool, Prefect, prefect
+from flowgroup.edge.relay_control import RelayControl
+from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.health import Health, serve
+from flowgroup.retry import pause_s
+from flowgroup.settings import DaemonSettings, Settings
+
+_STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
+_GOODBYE_TIMEOUT_S = 3.0
+_SAID_AGAIN_S = 30.0
+
+
+class Backend(clusters_room.Backend, Protocol):
+    """What makes clusters, and keeps a relay alive. `relay_key` is what the daemon shows to the relay."""
+
+    @property
+    def relay_key(self) -> str: ...
+
+    async def relay_socket(self) -> Path:
+        """Where the relay listens; starts one if none is alive. Cheap: it is asked for every few seconds."""
+        ...
+
+
+BackendFactory = Callable[[Settings, Path], Backend]
+"""Makes the backend from the settings and the folder `<home>/<pool>`, which is there and ours alone."""
+
+
+class _Stop(Exception):  # noqa: N818 (it is no error)
+    """A signal came."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bells:
+    poll: Wake
+    reap: Wake
+    reconcile: Wake
+
+    def freed(self) -> None:
+        self.poll.ring()
+        self.reap.ring()
+
+
+async def run(
+    settings: Settings, backend_factory: BackendFactory, *, transport: httpx.AsyncBaseTransport | None = None
+) -> None:
+    """
+    Serve the pool until a signal comes.
+
+    Raises Refused when something that somebody has to change keeps it from starting: a wrong address or key, a pool of
+    another type, another daemon. An API that does not answer is waited for.
+    """
+    pool = settings.daemon.pool
+    if not pool:
+        raise Refused("no work pool is given: --pool or FLOWGROUP_POOL")
+    async with prefect(settings.prefect, pool, transport=transport) as api:
+        folder = folder_of(settings.daemon.home, pool)
+        with locked(folder), _stopped_by_signals() as stop:
+            there = await _unless_stopped(stop, _pool_there(api, settings.prefect.api_url))
+            if there is not None:
+                await _serve(settings, api, there, backend_factory(settings, folder), folder, stop)
+
+
+async def _serve(
+    settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path, stop: asyncio.Event
+) -> None:
+    daemon, health = settings.daemon, Health()
+    parts = _built(settings, api, pool, backend, folder)
+    await parts.clusters.adopt()
+    async with (
+        parts.drivers.serve(folder / "daemon.sock", parts.clusters.secret_of),
+        serve(health, daemon.health_host, daemon.health_port) as port,
+        _registered(api, _worker_name(daemon, pool.name)) as worker,
+    ):
+        with _announced(folder / "daemon.json", port):
+            log.get().info(
+                "daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port
+            )
+            await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
+            log.get().info("daemon_stopping")
+    await parts.relay.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    bells: _Bells
+    slots: Slots
+    drivers: Drivers
+    clusters: Clusters
+    relay: RelayControl
+    attempts: Attempts
+    cancels: Cancels
+    teller: Teller
+    journeys: Journeys
+    events: Events | None
+
+
+def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path) -> _Parts:
+    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
+    slots = Slots(daemon.slots, on_free=bells.poll.ring)
+    drivers = Drivers(on_change=bells.reconcile.ring)
+    clusters = Clusters(backend, drivers, idle_timeout_s=daemon.idle_timeout_s, on_free=bells.freed)
+    relay = RelayControl(backend.relay_socket, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
+    attempts = Attempts(relay, folder / "attempts.json")
+    keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
+    journeys = Journeys(
+        slots=slots,
+        api=api,
+        clusters=clusters,
+        sender=Sender(clusters, attempts, drivers, store, keys),
+        watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
+        attempts=attempts,
+        drivers=drivers,
+        teller=teller,
+        cancels=cancels,
+        policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s),
+        owner=mark_of(folder, daemon.name),
+        cluster_timeout_s=daemon.cluster_timeout_s,
+    )
+    events = Events(settings.prefect, pool.id) if daemon.events else None
+    return _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events)
+
+
+_Loops = dict[str, Coroutine[Any, Any, None]]
+
+
+def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, health: Health) -> _Loops:
+    """Every loop of the daemon, by its name. None of them ends by itself."""
+    rhythm = Rhythm(daemon.poll_interval_s, daemon.poll_ahead_s, daemon.claim_ahead_s, daemon.queues)
+    poll = Poll(
+        api,
+        parts.journeys.carry,
+        parts.slots,
+        parts.bells.poll,
+        rhythm,
+        moved=health.loop("poll", limit_s=_STUCK_S + daemon.poll_interval_s),
+        first_done=health.ready,
+    )
+    reconcile = Reconcile(
+        api,
+        parts.clusters,
+        parts.drivers,
+        parts.slots,
+        parts.teller,
+        parts.attempts,
+        parts.journeys.resume,
+        parts.bells.reconcile,
+        parts.journeys.owner,
+    )
+    events = parts.events
+    loops: _Loops = {
+        "attempts": parts.attempts.extend(),
+        "reconcile": reconcile.run(),
+        "poll": poll.run(),
+        "cancel": look_for_cancelling(
+            api,
+            parts.cancels,
+            lambda: events is not None and events.is_connected,
+            health.loop("cancel", limit_s=_STUCK_S),
+        ),
+        "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
+        "heartbeat": beat(
+            api,
+            worker,
+            daemon.heartbeat_interval_s,
+            health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
+        ),
+    }
+    if events is not None:
+        loops["events"] = listen(events, parts.bells.poll, parts.cancels, api.forget_cached)
+    return loops
+
+
+async def _until_stopped(stop: asyncio.Event, loops: _Loops) -> None:
+    """Run the loops until the flag is set. A loop that ends is an error, and an error in one ends all."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, loop in loops.items():
+                group.create_task(_endless(name, loop), name=name)
+            await stop.wait()
+            raise _Stop
+    except* _Stop:
+        pass
+
+
+async def _endless(name: str, loop: Coroutine[Any, Any, None]) -> None:
+    await loop
+    raise RuntimeError(f"the loop {name!r} ended")
+
+
+async def _pool_there(api: Prefect, url: str | None) -> Pool:
+    """The pool, as soon as the API answers. Raises Permanent when it answers that it will not."""
+    tries, said_at = 0, 0.0
+    while True:
+        try:
+            return await api.ensure_pool()
+        except Transient as exc:
+            tries += 1
+            now = asyncio.get_running_loop().time()
+            if tries == 1 or now - said_at > _SAID_AGAIN_S:
+                said_at = now
+                log.get().warning(
+                    "api_unreachable", PREFECT_API_URL=url, reason=str(exc), then="trying again"
+                )
+            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
+        except Refused:
+            raise
+        except Permanent as exc:
+            raise Refused(str(exc)) from exc
+
+
+async def _unless_stopped(stop: asyncio.Event, starting: Coroutine[Any, Any, Pool]) -> Pool | None:
+    try:
+        return await unless(stop, starting, name="start")
+    except Interrupted:
+        return None
+
+
+@asynccontextmanager
+async def _registered(api: Prefect, worker: str) -> AsyncIterator[str]:
+    """Our worker's name. When we go in peace, it goes from Prefect's list too."""
+    yield worker
+    try:
+        async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
+            await api.remove_worker(worker)
+    except (FlowgroupError, TimeoutError) as exc:
+        log.get().warning("worker_not_removed", worker=worker, reason=str(exc))
+
+
+@contextmanager
+def _announced(path: Path, port: int) -> Iterator[None]:
+    """Say on disk that we serve, and where our health is."""
+    write_atomically(path, json.dumps({"pid": os.getpid(), "health_port": port}))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[asyncio.Event]:
+    """An event that the first signal sets. The second one ends the process where it stands."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _worker_name(daemon: DaemonSettings, pool: str) -> str:
+    """Prefect takes no / and no % in it."""
+    return re.sub(r"[/%]", "-", daemon.name or f"flowgroup {pool} {socket.gethostname()}")

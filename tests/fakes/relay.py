@@ -1,0 +1,45 @@
+"""The relay's control API on a Unix socket: it records the level that it was told."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class FakeRelay:
+    open: dict[str, Any] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    status: int = 204
+    key: str = "key"
+
+    @contextlib.asynccontextmanager
+    async def serve(self, socket: Path) -> AsyncIterator[None]:
+        server = await asyncio.start_unix_server(self._serve, str(socket))
+        try:
+            yield
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = next((int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")), 0)
+                self._hear(head, await reader.readexactly(length))
+                writer.write(f"HTTP/1.1 {self.status} -\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    def _hear(self, head: str, body: bytes) -> None:
+        method, path, _ = head.split("\r\n")[0].split(" ")
+        assert f"Bearer {self.key}" in head
+        self.calls.append((method, path))
+        if self.status >= 300:
+            return
+        if method == "DELETE":
+            self.open.pop(path.rpartition("/")[2], None)
+        elif path == "/flowgroup/attempts":
+            self.open = {one["attempt"]: one for one in json.loads(body)["attempts"]}
