@@ -215,7 +215,8 @@ class _Answer:
             return ""
         if not isinstance(body, dict):
             return str(body)[:_SAID_CHARS]
-        return str(body.get("exception_detail") or body.get("detail") or body)[:_SAID_CHARS]
+        said = body.get("exception_detail") or body.get("detail") or body.get("exception_message") or body
+        return str(said)[:_SAID_CHARS]
 
 
 async def _read(response: httpx.Response) -> _Answer:
