@@ -92,7 +92,12 @@ def _process(
 ) -> Iterator[None]:
     with log.open("wb") as out:
         child = subprocess.Popen(  # its own session, so that a Ctrl-C of the tests does not end it early
-            command, env=dict(env), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=dict(env),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + timeout_s

@@ -364,7 +364,12 @@ def _newer(version: str) -> str:
         (lambda data: data + b"x", {}, {}, "truncated or another file"),
         (lambda data: b"", {}, {}, "truncated or another file"),
         (lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:], {}, {}, "was changed after it was deployed"),
-        (lambda data: data, {"python": "3.99"}, {}, f"packed with Python 3.99, the driver runs {PYTHON}: deploy again from"),
+        (
+            lambda data: data,
+            {"python": "3.99"},
+            {},
+            f"packed with Python 3.99, the driver runs {PYTHON}: deploy again from",
+        ),
         (lambda data: data, {"cloudpickle": "99.0.0"}, {}, "packed with cloudpickle 99.0.0, the driver has"),
         (lambda data: data, {"cloudpickle": _newer(cloudpickle.__version__)}, {}, "packed with cloudpickle"),
         (lambda data: data, {"prefect": _newer(prefect.__version__)}, {}, "packed with Prefect .*, the driver runs"),
@@ -456,7 +461,7 @@ def test_a_zip_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_bundle_is_refused(tmp_path: Path, evil: bytes) -> None:
-    with pytest.raises(Refused, match="s3://b/flow.zip is missing: deploy the flow again"):
+    with pytest.raises(Refused, match=r"s3://b/flow\.zip is missing: deploy the flow again"):
         _open(tmp_path / "none.zip", _ref(evil), tmp_path)  # type: ignore[arg-type]
 
 

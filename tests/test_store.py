@@ -87,7 +87,7 @@ async def test_an_s3_server_keeps_objects_and_signs_addresses(bucket: str) -> No
 
 @pytest.mark.real
 async def test_what_an_s3_server_refuses_is_told(bucket: str, no_s3: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Refused, match="cannot read s3://flowgroup/missing.zip: there is no such object"):
+    with pytest.raises(Refused, match=r"cannot read s3://flowgroup/missing\.zip: there is no such object"):
         await store.get("s3://flowgroup/missing.zip")
     with pytest.raises(Refused, match="cannot write s3://nowhere/x: there is no such object or bucket"):
         await store.put("s3://nowhere/x", b"")

@@ -53,7 +53,9 @@ def _start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, help="how many runs may be under way at once (FLOWGROUP_SLOTS)")
     parser.add_argument("--queue", action="append", dest="queues", help="only this work queue; may be given again")
     parser.add_argument("--name", help="the worker's name in Prefect's UI (FLOWGROUP_NAME)")
-    parser.add_argument("--poll-interval-s", type=float, help="how often to ask for due runs (FLOWGROUP_POLL_INTERVAL_S)")
+    parser.add_argument(
+        "--poll-interval-s", type=float, help="how often to ask for due runs (FLOWGROUP_POLL_INTERVAL_S)"
+    )
     parser.add_argument("--health-port", type=int, help="port of /livez, /readyz and /metrics (FLOWGROUP_HEALTH_PORT)")
     parser.add_argument("--public-keys", type=Path, help="Ed25519 public keys: only flows signed by them run")
     parser.set_defaults(command=_run_start)

@@ -56,9 +56,7 @@ class Health:
                     else (200, "text/plain", b"ok\n")
                 )
             case "/readyz":
-                return (
-                    (200, "text/plain", b"ok\n") if self.is_ready else (503, "text/plain", b"not ready yet\n")
-                )
+                return (200, "text/plain", b"ok\n") if self.is_ready else (503, "text/plain", b"not ready yet\n")
             case "/metrics":
                 return 200, _METRICS_TYPE, exposition()
         return 404, "text/plain", b"there are /livez, /readyz and /metrics\n"
@@ -88,9 +86,7 @@ async def _answer(health: Health, reader: asyncio.StreamReader, writer: asyncio.
     try:
         async with asyncio.timeout(_REQUEST_TIMEOUT_S):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n", 1)[0].split(" ")
-            code, kind, body = (
-                health.answer(head[1].partition("?")[0]) if len(head) > 1 else (404, "text/plain", b"")
-            )
+            code, kind, body = health.answer(head[1].partition("?")[0]) if len(head) > 1 else (404, "text/plain", b"")
             if head[0] not in {"GET", "HEAD"}:
                 code, kind, body = 405, "text/plain", b""
             lines = (

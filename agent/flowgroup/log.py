@@ -13,7 +13,9 @@ def configure(*, room: str, level: str = "info", to: TextIO | None = None) -> No
     """Set up logging for this process. `room` is bound to every line."""
     out = to or sys.stderr
     render: Any = (
-        structlog.dev.ConsoleRenderer() if out.isatty() else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+        structlog.dev.ConsoleRenderer()
+        if out.isatty()
+        else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
     )
     structlog.configure(
         processors=[

@@ -12,16 +12,29 @@ RUNS_ACTIVE = Gauge("flowgroup_runs_active", "Runs under way", registry=REGISTRY
 SLOTS = Gauge("flowgroup_slots", "How many runs may be under way at once", registry=REGISTRY)
 RUNS_FINISHED = Counter("flowgroup_runs_finished", "Runs that ended, by outcome", ["outcome"], registry=REGISTRY)
 STAGE_SECONDS = Histogram(
-    "flowgroup_stage_seconds", "How long each stage of a run's line took", ["stage"], buckets=_LATENCY, registry=REGISTRY
+    "flowgroup_stage_seconds",
+    "How long each stage of a run's line took",
+    ["stage"],
+    buckets=_LATENCY,
+    registry=REGISTRY,
 )
 SCHEDULE_TO_CLAIM = Histogram(
-    "flowgroup_schedule_to_claim_seconds", "From a run's due time to its claim", buckets=_LATENCY, registry=REGISTRY
+    "flowgroup_schedule_to_claim_seconds",
+    "From a run's due time to its claim",
+    buckets=_LATENCY,
+    registry=REGISTRY,
 )
 CLUSTERS = Gauge("flowgroup_clusters", "Clusters that exist", registry=REGISTRY)
 CLUSTERS_MADE = Counter("flowgroup_clusters_made", "Clusters made", registry=REGISTRY)
-API_REQUESTS = Counter("flowgroup_api_requests", "Calls to Prefect's API", ["route", "method", "code"], registry=REGISTRY)
+API_REQUESTS = Counter(
+    "flowgroup_api_requests", "Calls to Prefect's API", ["route", "method", "code"], registry=REGISTRY
+)
 API_SECONDS = Histogram(
-    "flowgroup_api_request_seconds", "How long a call to Prefect's API took", ["route", "method"], buckets=_LATENCY, registry=REGISTRY
+    "flowgroup_api_request_seconds",
+    "How long a call to Prefect's API took",
+    ["route", "method"],
+    buckets=_LATENCY,
+    registry=REGISTRY,
 )
 RELAY_REQUESTS = Counter("flowgroup_relay_requests", "Calls through the relay", ["outcome"], registry=REGISTRY)
 EVENTS_CONNECTED = Gauge("flowgroup_events_connected", "1 while Prefect's event stream is connected", registry=REGISTRY)

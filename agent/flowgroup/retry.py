@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from flowgroup.errors import Transient
 
@@ -30,10 +30,12 @@ def _wait(state: RetryCallState) -> float:
 
 async def until(call: Callable[[], Awaitable[T]], *, timeout_s: float) -> T:
     """Try `call` again while it raises Transient, for at most `timeout_s` seconds; then let the last Transient out."""
+    clock = asyncio.get_running_loop().time  # tenacity would use the real one, which tests cannot move
+    deadline = clock() + timeout_s
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Transient),
         wait=_wait,
-        stop=stop_after_delay(timeout_s),
+        stop=lambda _: clock() >= deadline,
         sleep=asyncio.sleep,
         reraise=True,
     ):

@@ -77,14 +77,18 @@ class DaemonSettings(_Section):
     driver_lost_s: float = Field(default=5.0, ge=0, description="how long a driver whose process lives may be silent")
     public_keys: Path | None = Field(default=None, description="a file or folder of Ed25519 public keys (.pub)")
     health_host: str = "127.0.0.1"
-    health_port: int = Field(default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one")
+    health_port: int = Field(
+        default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one"
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
 
 class RelaySettings(_Section):
     model_config = SettingsConfigDict(env_prefix="FLOWGROUP_RELAY_")
 
-    attempt_ttl_s: float = Field(default=300.0, gt=0, description="how long an attempt stays open when nobody extends it")
+    attempt_ttl_s: float = Field(
+        default=300.0, gt=0, description="how long an attempt stays open when nobody extends it"
+    )
     max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     hold_s: float = Field(default=10.0, gt=0, description="the longest that a call may be held while the API is away")
 
@@ -114,7 +118,9 @@ class Settings:
         tables = _tables(os.environ.get("FLOWGROUP_CONFIG"))
         daemon = {**_unless_in_environment(DaemonSettings, tables.get("daemon", {})), **given}
         return cls(
-            prefect=_section(PrefectSettings, "prefect", _unless_in_environment(PrefectSettings, tables.get("prefect", {}))),
+            prefect=_section(
+                PrefectSettings, "prefect", _unless_in_environment(PrefectSettings, tables.get("prefect", {}))
+            ),
             daemon=_section(DaemonSettings, "daemon", daemon),
             relay=_section(RelaySettings, "relay", _unless_in_environment(RelaySettings, tables.get("relay", {}))),
             driver=_section(DriverSettings, "driver", _unless_in_environment(DriverSettings, tables.get("driver", {}))),
@@ -155,7 +161,9 @@ def _tables(path: str | None) -> dict[str, dict[str, Any]]:
         raise Refused(f"cannot read the settings file {path} (FLOWGROUP_CONFIG): {exc}") from exc
     unknown = set(tables) - {"prefect", "daemon", "relay", "driver"}
     if unknown:
-        raise Refused(f"{path}: unknown table [{sorted(unknown)[0]}]; there are [prefect], [daemon], [relay] and [driver]")
+        raise Refused(
+            f"{path}: unknown table [{sorted(unknown)[0]}]; there are [prefect], [daemon], [relay] and [driver]"
+        )
     return tables
 
 

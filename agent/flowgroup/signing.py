@@ -43,9 +43,7 @@ def new_pair(folder: Path, name: str = "flowgroup") -> KeyPair:
         if path.exists():
             raise Refused(f"{path} exists already; choose another --name or --folder, or move it away first")
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     text = _encoded(key.public_key())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,9 +79,7 @@ def load_public(path: Path) -> tuple[str, ...]:
     """
     files = sorted(path.glob("*.pub")) if path.is_dir() else [path]
     if not files:
-        raise Refused(
-            f"{path} holds no public key (*.pub); `flowgroup keys new --folder {path}` makes a pair"
-        )
+        raise Refused(f"{path} holds no public key (*.pub); `flowgroup keys new --folder {path}` makes a pair")
     return tuple(_public_text(file) for file in files)
 
 
@@ -114,12 +110,9 @@ def _parsed(ref: BundleRef) -> Statement:
         statement = Statement.model_validate_json(ref.statement)
     except ValidationError as exc:
         told = "; ".join(
-            f"{'.'.join(str(part) for part in error['loc']) or 'text'}: {error['msg']}"
-            for error in exc.errors()
+            f"{'.'.join(str(part) for part in error['loc']) or 'text'}: {error['msg']}" for error in exc.errors()
         )
-        raise Refused(
-            f"the statement about the bundle {ref.address} is wrong ({told}): deploy the flow again"
-        ) from exc
+        raise Refused(f"the statement about the bundle {ref.address} is wrong ({told}): deploy the flow again") from exc
     if statement.canonical() != ref.statement:
         raise Refused(
             f"the statement about the bundle {ref.address} is not as flowgroup writes it: deploy the flow again"
@@ -154,9 +147,7 @@ def _private(path: Path) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(path.expanduser().read_bytes(), password=None)
     except OSError as exc:
-        raise Refused(
-            f"cannot read the signing key {path}: {exc.strerror}; `flowgroup keys new` makes a pair"
-        ) from exc
+        raise Refused(f"cannot read the signing key {path}: {exc.strerror}; `flowgroup keys new` makes a pair") from exc
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise Refused(
             f"{path} is not a private key without a passphrase in PEM; `flowgroup keys new` makes one"

@@ -14,7 +14,17 @@ from flowgroup.errors import Refused
 from flowgroup.settings import Settings
 
 _PR_SET_DUMPABLE = 4
-_FLAGS = ("pool", "backend", "home", "slots", "queues", "name", "poll_interval_s", "health_port", "public_keys")
+_FLAGS = (
+    "pool",
+    "backend",
+    "home",
+    "slots",
+    "queues",
+    "name",
+    "poll_interval_s",
+    "health_port",
+    "public_keys",
+)
 
 
 def start(flags: Mapping[str, Any]) -> int:

@@ -18,9 +18,15 @@ def test_a_cluster_of_nothing_said_has_two_workers() -> None:
     ("cluster", "said"),
     [
         (Cluster(workers=0), {"workers": 0}),
-        (Cluster(workers=3, worker_threads=2, worker_memory="2GiB"), {"workers": 3, "worker_threads": 2, "worker_memory": "2GiB"}),
+        (
+            Cluster(workers=3, worker_threads=2, worker_memory="2GiB"),
+            {"workers": 3, "worker_threads": 2, "worker_memory": "2GiB"},
+        ),
         (Cluster(n_workers=4, nprocs=2, nthreads=8), {"workers": 4, "worker_processes": 2, "worker_threads": 8}),
-        (Cluster(worker_size="large", scheduler_size="medium"), {"workers": 2, "worker_size": "large", "scheduler_size": "medium"}),
+        (
+            Cluster(worker_size="large", scheduler_size="medium"),
+            {"workers": 2, "worker_size": "large", "scheduler_size": "medium"},
+        ),
         (Cluster(worker_is_spot=True), {"workers": 2, "worker_spot": True}),
         (Cluster(mode="per-run", idle_timeout_s=5), {"workers": 2, "mode": "per-run", "idle_timeout_s": 5}),
     ],

@@ -63,14 +63,10 @@ def _check(entries: list[zipfile.ZipInfo], name: str) -> None:
         raise Refused(f"the bundle {name} has no {FLOW}, so it was not made by flowgroup: {_AGAIN}")
     total = sum(entry.file_size for entry in entries)
     if total > MAX_UNPACKED_BYTES:
-        raise Refused(
-            f"the bundle {name} unpacks to {total} bytes, more than {MAX_UNPACKED_BYTES}: include less"
-        )
+        raise Refused(f"the bundle {name} unpacks to {total} bytes, more than {MAX_UNPACKED_BYTES}: include less")
     for entry in entries:
         if not _is_safe(entry):
-            raise Refused(
-                f"the bundle {name} has an entry that may not be in one, {entry.filename!r}: {_AGAIN}"
-            )
+            raise Refused(f"the bundle {name} has an entry that may not be in one, {entry.filename!r}: {_AGAIN}")
 
 
 def _is_safe(entry: zipfile.ZipInfo) -> bool:

@@ -208,9 +208,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _globals_used(code: CodeType) -> set[str]:
     loads = ("LOAD_GLOBAL", "LOAD_NAME")
-    return {
-        step.argval for inner in _codes(code) for step in dis.get_instructions(inner) if step.opname in loads
-    }
+    return {step.argval for inner in _codes(code) for step in dis.get_instructions(inner) if step.opname in loads}
 
 
 def _imports(code: CodeType, package: str) -> Iterator[str]:

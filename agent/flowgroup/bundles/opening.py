@@ -122,7 +122,5 @@ def _unpickled(pickled: bytes, deployment: str) -> Flow[..., Any]:
             "driver: does their code need something that is only on the author's machine?"
         ) from exc
     if not isinstance(flow, Flow):
-        raise Refused(
-            f"the bundle of {deployment!r} holds a {type(flow).__name__}, not a flow: deploy the flow again"
-        )
+        raise Refused(f"the bundle of {deployment!r} holds a {type(flow).__name__}, not a flow: deploy the flow again")
     return flow

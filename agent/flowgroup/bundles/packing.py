@@ -62,9 +62,7 @@ def pack(
     Raises Refused: not a flow, nothing matches a pattern, something cannot be pickled, too large.
     """
     if not isinstance(flow, Flow):
-        raise Refused(
-            f"{flow!r} is not a Prefect flow: put @flow above the function, or name the flow itself"
-        )
+        raise Refused(f"{flow!r} is not a Prefect flow: put @flow above the function, or name the flow itself")
     home = home_of(flow.fn)
     names = Names(home.root)
     content = Content(names)
@@ -81,7 +79,7 @@ def pack(
         "flow": walked,
         "entry": home.entry,
         "files": {path: hashlib.sha256(body).hexdigest() for path, body in code.items()},
-        "parameters": flow.parameters.model_dump(mode="json"),
+        "parameters": _without_defaults(flow.parameters.model_dump(mode="json")),
         "python": _python(),
         "cloudpickle": cloudpickle.__version__,
         "prefect": prefect.__version__,
@@ -101,15 +99,20 @@ def pack(
     )
 
 
+def _without_defaults(schema: Any) -> Any:
+    """Defaults count with the code; in the schema a set's order would change from process to process."""
+    if isinstance(schema, dict):
+        return {name: _without_defaults(value) for name, value in schema.items() if name != "default"}
+    return [_without_defaults(item) for item in schema] if isinstance(schema, list) else schema
+
+
 def _python() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
     if len(files) >= archive.MAX_FILES:
-        raise Refused(
-            f"{len(files)} files lie beside the flow or match include, more than {archive.MAX_FILES}"
-        )
+        raise Refused(f"{len(files)} files lie beside the flow or match include, more than {archive.MAX_FILES}")
     try:
         return {path: file.read_bytes() for path, file in files.items()}
     except OSError as exc:

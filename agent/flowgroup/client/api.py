@@ -35,9 +35,7 @@ def connected() -> Iterator[SyncPrefectClient]:
     """
     url = PREFECT_API_URL.value()
     if not url:
-        raise Refused(
-            "PREFECT_API_URL is not set: set it to the address of your Prefect API (it ends in /api)"
-        )
+        raise Refused("PREFECT_API_URL is not set: set it to the address of your Prefect API (it ends in /api)")
     with _told(str(url)), get_client(sync_client=True) as client:
         yield client
 
@@ -84,7 +82,10 @@ def detail(response: httpx.Response) -> str:
 
 def _require_route(client: SyncPrefectClient, exc: Exception) -> None:
     """A 404 of Prefect's API says what is missing; that of another path or server does not."""
-    if isinstance(exc, httpx.HTTPStatusError) and detail(exc.response) == "Not Found":
+    if not isinstance(exc, httpx.HTTPStatusError):
+        return
+    is_json = exc.response.headers.get("content-type", "").startswith("application/json")
+    if not is_json or detail(exc.response) == "Not Found":
         raise _status(str(client.api_url).rstrip("/"), exc.response) from exc
 
 
@@ -113,9 +114,7 @@ def _status(url: str, response: httpx.Response) -> Permanent | Transient:
     if status in (409, 422):
         return Refused(f"Prefect's API at {url} refuses the deployment: {detail(response)}")
     if status >= _TROUBLE or status == _TOO_MANY:
-        return Transient(
-            f"Prefect's API at {url} is in trouble ({status}): {detail(response)}; try again later"
-        )
+        return Transient(f"Prefect's API at {url} is in trouble ({status}): {detail(response)}; try again later")
     return Refused(
         f"{url} (PREFECT_API_URL) answers {status} to {response.request.url.path}: is it Prefect's API? It usually "
         "ends in /api"

@@ -8,9 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class AuthorSettings(BaseSettings):
     """`FLOWGROUP_STORE` and `FLOWGROUP_SIGNING_KEY`."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_prefix="FLOWGROUP_", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="FLOWGROUP_", env_ignore_empty=True)
 
     store: str = "file://~/.flowgroup/store"
     signing_key: Path | None = None

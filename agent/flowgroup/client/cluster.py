@@ -95,9 +95,7 @@ class Cluster:
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
             name = str(first["loc"][0])
-            remedy = (
-                JobVariables.model_fields[name].description or f"see the form of the work pool for {name}"
-            )
+            remedy = JobVariables.model_fields[name].description or f"see the form of the work pool for {name}"
             raise Refused(
                 f"Cluster({said.get(name, name)}={getattr(self, name)!r}): {first['msg'].lower()}. {remedy}"
             ) from exc

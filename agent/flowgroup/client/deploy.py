@@ -29,6 +29,8 @@ from flowgroup.model.bundle import BundleRef, Statement
 from flowgroup.model.ids import slug
 from flowgroup.model.spec import is_process_wide
 
+MAX_STATEMENT_LENGTH = 65536
+
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
@@ -166,6 +168,11 @@ def _sealed(wish: Wish, place: _Place) -> BundleRef:
         created=datetime.now(UTC),
         **_sealed_settings(wish),
     ).canonical()
+    if len(statement) > MAX_STATEMENT_LENGTH:
+        raise Refused(
+            f"the start script and the environment of {wish.full_name!r} are too long to be signed ({len(statement)} "
+            f"characters, {MAX_STATEMENT_LENGTH} are allowed): put them into the image or a file beside the flow"
+        )
     signature, key_id = signing.sign(statement, place.signing_key) if place.signing_key else (None, None)
     address = stores.join(place.folder, f"{packed.content_id}-{packed.sha256[:12]}.zip")
     return BundleRef(address=address, statement=statement, signature=signature, key_id=key_id)
@@ -176,9 +183,7 @@ def _sealed_settings(wish: Wish) -> dict[str, Any]:
     return {
         "image": wish.variables.get("image"),
         "start_script": wish.variables.get("start_script"),
-        "environment": {
-            key: value for key, value in env.items() if value is not None and is_process_wide(key)
-        },
+        "environment": {key: value for key, value in env.items() if value is not None and is_process_wide(key)},
     }
 
 
@@ -210,9 +215,7 @@ def _fields(wish: Wish, ref: BundleRef, found: DeploymentResponse | None) -> dic
         "work_pool_name": wish.pool,
         "work_queue_name": wish.queue or queue,
         "job_variables": {**wish.variables, "bundle": ref.model_dump(mode="json")},
-        "schedules": (
-            schedules.kept(there) if wish.schedules is None else schedules.settled(wish.schedules, there)
-        ),
+        "schedules": (schedules.kept(there) if wish.schedules is None else schedules.settled(wish.schedules, there)),
         "parameters": wish.parameters,
         "tags": wish.tags,
         "description": wish.description,
@@ -226,7 +229,8 @@ def _fields(wish: Wish, ref: BundleRef, found: DeploymentResponse | None) -> dic
 
 
 def _is_same(found: DeploymentResponse, fields: Mapping[str, Any]) -> bool:
-    own = {"schedules", "concurrency_limit", "paused", "pull_steps"}
+    # The schema is part of the version; read back, the order of a set's default in it may differ.
+    own = {"schedules", "concurrency_limit", "paused", "pull_steps", "parameter_openapi_schema"}
     return (
         all(getattr(found, name) == value for name, value in fields.items() if name not in own)
         and schedules.same(fields["schedules"], schedules.kept(found.schedules))

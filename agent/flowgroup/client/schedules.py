@@ -94,9 +94,7 @@ def _times(item: Any) -> _Any:
     raise TypeError(f"a {type(item).__name__} is not a schedule")
 
 
-def _settled(
-    wish: DeploymentScheduleCreate, existing: Sequence[DeploymentSchedule]
-) -> DeploymentScheduleCreate:
+def _settled(wish: DeploymentScheduleCreate, existing: Sequence[DeploymentSchedule]) -> DeploymentScheduleCreate:
     wishes = [wish]
     for item in existing:
         if isinstance(wish.schedule, IntervalSchedule) and isinstance(item.schedule, IntervalSchedule):

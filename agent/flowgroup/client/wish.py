@@ -40,14 +40,10 @@ class Wish:
 def require_names(flow: Any, name: str) -> None:
     """Raises Refused unless `flow` is a flow and `name` may name a deployment."""
     if not isinstance(flow, Flow):
-        raise Refused(
-            f"{flow!r} is not a Prefect flow: put @flow above the function, or name the flow itself"
-        )
+        raise Refused(f"{flow!r} is not a Prefect flow: put @flow above the function, or name the flow itself")
     wrong = sorted(set(name) & set(BANNED_CHARACTERS))
     if not name.strip() or wrong:
-        raise Refused(
-            f"name={name!r} cannot name a deployment: use one without {' '.join(BANNED_CHARACTERS)}"
-        )
+        raise Refused(f"name={name!r} cannot name a deployment: use one without {' '.join(BANNED_CHARACTERS)}")
 
 
 def job_variables(

@@ -78,9 +78,7 @@ class Attempts:
 
     async def _tell(self) -> None:
         wanted = self._version
-        async with (
-            self._lock
-        ):  # one at a time, so that an older level never arrives last; who waited finds it told
+        async with self._lock:  # one at a time, so that an older level never arrives last; who waited finds it told
             if self._told >= wanted:
                 return
             telling = self._version

@@ -165,9 +165,7 @@ class Clusters:
         return found
 
     async def _make(self, spec: ClusterSpec) -> Found:
-        log.get().info(
-            "cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode
-        )
+        log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
         found = await self._backend.create(spec)
         CLUSTERS_MADE.inc()
         self._count(more=1)

@@ -24,6 +24,7 @@ from flowgroup.model.orders import (
     Order,
     Shutdown,
     Status,
+    ToDriver,
     encode,
     read_report,
 )
@@ -60,21 +61,29 @@ class View:
     seen: set[AttemptId] = field(default_factory=set)
     cancels: dict[AttemptId, Cancel] = field(default_factory=dict)
     forgotten: set[AttemptId] = field(default_factory=set)
+    attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _bells: dict[AttemptId, asyncio.Event] = field(default_factory=dict)
 
     @property
     def is_connected(self) -> bool:
         return self.line is not None
 
-    def attempt(self, name: AttemptId) -> Attempt | None:
-        """The attempt, if the last status has it."""
-        attempts = self.status.attempts if self.status else ()
-        return next((attempt for attempt in attempts if attempt.attempt == name), None)
+    @contextmanager
+    def bell(self, attempt: AttemptId) -> Iterator[asyncio.Event]:
+        """Set when something about this attempt, or the line itself, has changed."""
+        bell = self._bells[attempt] = asyncio.Event()
+        try:
+            yield bell
+        finally:
+            del self._bells[attempt]
 
-    def notify(self) -> None:
-        """Wake everybody who waits for a change."""
+    def notify(self, only: set[AttemptId] | None = None) -> None:
+        """Wake those who wait for a change: of these attempts, or of the line itself."""
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
+        for name in self._bells.keys() if only is None else only & self._bells.keys():
+            self._bells[name].set()
 
 
 class _Line:
@@ -82,7 +91,7 @@ class _Line:
         self._writer = writer
         self.pid = hello.pid
 
-    def write(self, frame: Order | Cancel | Forget | Shutdown) -> None:
+    def write(self, frame: ToDriver) -> None:
         self._writer.write(encode(frame))
         if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self._writer.transport.abort()  # it does not read; when it comes back it is told everything again
@@ -129,8 +138,8 @@ class Drivers:
 
     def carried(self) -> list[tuple[ClusterName, Attempt]]:
         """Every attempt that a driver on the line has."""
-        views = [view for view in self._views.values() if view.is_connected and view.status]
-        return [(view.cluster, attempt) for view in views if view.status for attempt in view.status.attempts]
+        views = [view for view in self._views.values() if view.is_connected]
+        return [(view.cluster, attempt) for view in views for attempt in view.attempts.values()]
 
     def send(self, cluster: ClusterName, order: Order) -> None:
         """Give an order. Raises Transient when the driver is not on the line."""
@@ -155,7 +164,7 @@ class Drivers:
     def forget(self, cluster: ClusterName, attempt: AttemptId) -> None:
         """The API knows how the attempt ended. One that still lives is ended first, and forgotten when it has."""
         view = self.view(cluster)
-        known = view.attempt(attempt)
+        known = view.attempts.get(attempt)
         if attempt in view.orders or (known and known.phase != "ended"):
             self.cancel(cluster, attempt, 0.0)
             return
@@ -174,14 +183,12 @@ class Drivers:
         if view.line:
             view.line.write(Shutdown())
             view.line.close()
-        view.line, view.status = None, None
+        view.line, view.status, view.attempts = None, None, {}
         view.notify()
 
     # One line
 
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret_of: SecretOf
-    ) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret_of: SecretOf) -> None:
         self._writers.add(writer)
         cluster = None
         try:
@@ -202,11 +209,14 @@ class Drivers:
         if view.line:
             view.line.close()
         view.line, view.status, view.heard_at = line, None, _now()
+        view.attempts = {name: known for name, known in view.attempts.items() if known.phase == "ended"}
         log.get().info("driver_connected", cluster=hello.cluster, pid=hello.pid, python=hello.python)
         # An order that another process had been given may have begun there: it is never given to this one.
         view.orders = {name: sent for name, sent in view.orders.items() if sent.pid == hello.pid}
-        for frame in (*(sent.order for sent in view.orders.values()), *view.cancels.values()):
-            line.write(frame)
+        for sent in view.orders.values():
+            line.write(sent.order)
+        for cancel in view.cancels.values():
+            line.write(cancel)
         view.notify()
         try:
             yield view
@@ -221,19 +231,20 @@ class Drivers:
         status = read_report(raw)
         if not isinstance(status, Status):
             raise Refused("hello came twice")
-        names = {attempt.attempt for attempt in status.attempts}
-        view.forgotten &= names
+        view.status, view.heard_at = status, _now()
+        self._take_attempts(view, {attempt.attempt: attempt for attempt in status.attempts})
+        self._send_again(view)
+        self._on_change()
+
+    def _take_attempts(self, view: View, now: dict[AttemptId, Attempt]) -> None:
+        view.forgotten &= now.keys()
         if view.forgotten and view.line:
             view.line.write(Forget(attempts=tuple(view.forgotten)))
-        names -= view.forgotten
-        kept = tuple(attempt for attempt in status.attempts if attempt.attempt in names)
-        view.status, view.heard_at = status.model_copy(update={"attempts": kept}), _now()
-        view.seen |= names
-        for name in names & view.orders.keys():
-            del view.orders[name]
-        self._send_again(view)
-        view.notify()
-        self._on_change()
+        before, after = view.attempts, {name: now[name] for name in now.keys() - view.forgotten}
+        view.attempts = after
+        view.seen |= after.keys()
+        view.orders = {name: sent for name, sent in view.orders.items() if name not in after}
+        view.notify({name for name in before.keys() | after.keys() if before.get(name) != after.get(name)})
 
     def _send_again(self, view: View) -> None:
         for sent in view.orders.values():
@@ -258,11 +269,9 @@ async def _listening(
 ) -> asyncio.Server:
     try:
         server = await asyncio.start_unix_server(begin, str(socket), limit=MAX_LINE_BYTES)
-        socket.chmod(0o600)
+        socket.chmod(0o600)  # noqa: ASYNC240 (at start, nobody waits)
     except OSError as exc:
-        raise Refused(
-            f"cannot listen on {socket}: {exc}. Set FLOWGROUP_HOME to a short path on a local disk."
-        ) from exc
+        raise Refused(f"cannot listen on {socket}: {exc}. Set FLOWGROUP_HOME to a short path on a local disk.") from exc
     return server
 
 
@@ -272,6 +281,4 @@ def _now() -> float:
 
 def _brief(exc: Exception) -> str:
     """What went wrong, without what was sent: it may hold a secret."""
-    return (
-        str(exc) if isinstance(exc, (Refused, OSError)) else f"{type(exc).__name__}: not a line that we know"
-    )
+    return str(exc) if isinstance(exc, (Refused, OSError)) else f"{type(exc).__name__}: not a line that we know"

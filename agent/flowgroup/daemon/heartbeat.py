@@ -6,6 +6,7 @@ from typing import Protocol
 
 from flowgroup import log
 from flowgroup.errors import Permanent, Transient
+from flowgroup.retry import pause_s
 
 
 class Api(Protocol):
@@ -13,15 +14,15 @@ class Api(Protocol):
 
 
 async def beat(api: Api, worker: str, interval_s: float, moved: Callable[[], None]) -> None:
-    """Without end. A beat that fails is not made up for: the next one comes."""
-    is_missed = False
+    """Without end. After a beat that failed the next one comes sooner."""
+    failures = 0
     while True:
         moved()
         try:
             await api.heartbeat(worker, interval_s)
-            is_missed = False
+            failures = 0
         except (Transient, Permanent) as exc:
-            said = log.get().debug if is_missed else log.get().warning
+            failures += 1
+            said = log.get().warning if failures == 1 else log.get().debug
             said("heartbeat_missed", reason=str(exc))
-            is_missed = True
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(min(interval_s, 1.0 + pause_s(failures, None)) if failures else interval_s)

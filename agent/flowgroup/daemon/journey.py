@@ -20,7 +20,7 @@ from flowgroup.daemon.cancel import Cancels
 from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
-from flowgroup.daemon.unless import Interrupted, unless
+from flowgroup.daemon.unless import Interrupted, to_its_end, unless
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
 from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, RunId, new_attempt
@@ -43,7 +43,7 @@ _CLAIM_TIMEOUT_S = 30.0
 _PUT_DOWN_S = 2.0
 _PUT_DOWN_LONG_S = 30.0
 _GIVE_BACK_AFTER_S = 10.0
-_GIVE_BACK_TIMEOUT_S = 5.0
+_GOODBYE_TIMEOUT_S = 3.0
 
 
 class Api(Protocol):
@@ -65,9 +65,7 @@ class Sender(Protocol):
 
 
 class Watch(Protocol):
-    async def outcome(
-        self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]
-    ) -> Outcome: ...
+    async def outcome(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome: ...
 
 
 class Attempts(Protocol):
@@ -138,7 +136,8 @@ class Journeys:
     async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
         attempt = new_attempt(self.owner, uuid.uuid4())
         with STAGE_SECONDS.labels("claimed").time():
-            run = await until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
+            claiming = until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
+            run = await to_its_end(claiming, name=f"claim {due.id}", timeout_s=_GOODBYE_TIMEOUT_S)
         if isinstance(run, NotClaimed):
             CLAIMS.labels("refused").inc()
             log.get().info("run_not_claimed", run=due.id, reason=run.reason, again_in_s=run.delay_s)
@@ -171,11 +170,9 @@ class Journeys:
             return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
         except Permanent as exc:
             return Crashed(str(exc))
-        except Exception as exc:  # one run's trouble must not become another's
+        except Exception as exc:  # noqa: BLE001 (the one place) one run's trouble must not become another's
             log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
-            return Crashed(
-                f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more."
-            )
+            return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
@@ -190,10 +187,8 @@ class Journeys:
             ) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
-                async with asyncio.timeout(_GIVE_BACK_TIMEOUT_S):
-                    await self._tell(
-                        run.id, run.attempt, GivenBack("The agent was stopped before the run started.")
-                    )
+                async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
+                    await self._tell(run.id, run.attempt, GivenBack("The agent was stopped before the run started."))
             raise
 
     async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:

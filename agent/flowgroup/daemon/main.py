@@ -69,7 +69,7 @@ BackendFactory = Callable[[Settings, Path], Backend]
 """Makes the backend from the settings and the folder `<home>/<pool>`, which is there and ours alone."""
 
 
-class _Stop(Exception):  # noqa: N818 (it is no error)
+class _Stop(Exception):
     """A signal came."""
 
 
@@ -80,7 +80,7 @@ class _Bells:
     reconcile: Wake
 
     def freed(self) -> None:
-        self.poll.ring()
+        self.poll.nudge()
         self.reap.ring()
 
 
@@ -116,9 +116,7 @@ async def _serve(
         _registered(api, _worker_name(daemon, pool.name)) as worker,
     ):
         with _announced(folder / "daemon.json", port):
-            log.get().info(
-                "daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port
-            )
+            log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
             await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
             log.get().info("daemon_stopping")
     await parts.relay.aclose()
@@ -140,7 +138,7 @@ class _Parts:
 
 def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path) -> _Parts:
     daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
-    slots = Slots(daemon.slots, on_free=bells.poll.ring)
+    slots = Slots(daemon.slots, on_free=bells.poll.nudge)
     drivers = Drivers(on_change=bells.reconcile.ring)
     clusters = Clusters(backend, drivers, idle_timeout_s=daemon.idle_timeout_s, on_free=bells.freed)
     relay = RelayControl(backend.relay_socket, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
@@ -242,9 +240,7 @@ async def _pool_there(api: Prefect, url: str | None) -> Pool:
             now = asyncio.get_running_loop().time()
             if tries == 1 or now - said_at > _SAID_AGAIN_S:
                 said_at = now
-                log.get().warning(
-                    "api_unreachable", PREFECT_API_URL=url, reason=str(exc), then="trying again"
-                )
+                log.get().warning("api_unreachable", PREFECT_API_URL=url, reason=str(exc), then="trying again")
             await asyncio.sleep(pause_s(tries, exc.retry_after_s))
         except Refused:
             raise

@@ -96,7 +96,7 @@ def _may_be_unsigned(deployment: Deployment, template: dict[str, Any], policy: P
 
 def _nested(layer: dict[str, Any]) -> dict[str, Any]:
     """Prefect lets one write `env.NAME` for a value inside `env`; a value that is already nested wins."""
-    env = {name[4:]: value for name, value in layer.items() if name.startswith("env.") and len(name) > 4}
+    env = {name.removeprefix("env."): value for name, value in layer.items() if name.startswith("env.")}
     if not env:
         return layer
     rest = {name: value for name, value in layer.items() if not name.startswith("env.")}

@@ -57,6 +57,7 @@ class Poll:
     first_done: Callable[[], None] = lambda: None
     now: Callable[[], datetime] = utc_now
     _left_until: dict[RunId, float] = field(default_factory=dict)
+    _started: set[RunId] = field(default_factory=set)
     _failures: int = 0
 
     async def run(self) -> None:
@@ -67,34 +68,42 @@ class Poll:
                 wait_s = await self._ask(journeys)
                 await asyncio.sleep(_GAP_S)
                 await self.wake.wait(wait_s - _GAP_S)
-                while not self.slots.free:  # a slot that is given back rings
+                while not self.slots.free:  # a slot that is given back nudges
                     self.moved()
+                    self.wake.is_hungry = True
                     if not await self.wake.wait(_FULL_INTERVAL_S):
                         break
 
     async def _ask(self, journeys: asyncio.TaskGroup) -> float:
         """Ask once and start what is due. Returns when to ask again, unless the bell rings before."""
-        asked_at = asyncio.get_running_loop().time()
+        asked_at, limit = asyncio.get_running_loop().time(), self._limit()
         try:
-            runs = await self._due()
+            runs = await self._due(limit)
         except (Transient, Permanent) as exc:
             return self._failed(exc)
         self._succeeded()
-        fresh = [run for run in runs if self._left_until.get(run.id, 0.0) <= asked_at]
-        self._left_until = {run: until for run, until in self._left_until.items() if until > asked_at}
-        waits_s = {run.id: self._wait_s(run) for run in fresh if run.id not in self.slots.held}
-        for run in [run for run in fresh if waits_s.get(run.id, 1.0) <= 0.0][: self.slots.free]:
+        waits_s = {run.id: self._wait_s(run) for run in runs if self._is_free(run, asked_at)}
+        due = [run for run in runs if waits_s.get(run.id, 1.0) <= 0.0]
+        start = due[: self.slots.free]
+        for run in start:
             journeys.create_task(self._carry(run), name=f"run {run.id}")
-        later = [wait_s for wait_s in waits_s.values() if wait_s > 0.0]
-        return min([*later, self._interval_s()])
+        self._left_until = {run: until for run, until in self._left_until.items() if until > asked_at}
+        self._started = {run.id for run in start} | {run.id for run in runs} & self._started
+        self.wake.is_hungry = len(due) > len(start) or len(runs) >= limit
+        return min([wait_s for wait_s in waits_s.values() if wait_s > 0.0] + [self._interval_s()])
 
-    async def _due(self) -> list[DueRun]:
+    def _limit(self) -> int:
+        """As many as may be started, and those that are at the head of the line but could not be."""
+        return min(_PAGE, max(1, self.slots.free + len(self._left_until.keys() | self._started)))
+
+    async def _due(self, limit: int) -> list[DueRun]:
         ahead_s = max(self.rhythm.ahead_s, self.rhythm.claim_ahead_s)
-        return await self.api.due(
-            limit=min(_PAGE, max(1, self.slots.free + len(self._left_until))),
-            before=self.now() + timedelta(seconds=ahead_s),
-            queues=self.rhythm.queues,
-        )
+        before = self.now() + timedelta(seconds=ahead_s)
+        return await self.api.due(limit=limit, before=before, queues=self.rhythm.queues)
+
+    def _is_free(self, run: DueRun, asked_at: float) -> bool:
+        """No journey has it now, or had it after we asked: what we were told of it may be older than that."""
+        return run.id not in self.slots.held and self._left_until.get(run.id, 0.0) <= asked_at
 
     async def _carry(self, run: DueRun) -> None:
         pause_s = 0.0

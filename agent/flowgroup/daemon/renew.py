@@ -48,8 +48,6 @@ async def _renew(api: Api, lease: str) -> None:
         except Transient as exc:
             tries += 1
             wait_s = pause_s(tries, exc.retry_after_s)
-        except (
-            Permanent
-        ) as exc:  # the slot is another run's by now; the API decides when this one says Running
+        except Permanent as exc:  # the slot is another run's by now; the API decides when this one says Running
             log.get().warning("lease_lost", lease=lease, reason=str(exc))
             return

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Interrupted(Exception):  # noqa: N818 (it is no error)
+class Interrupted(Exception):
     """The work was called off before it was done."""
 
 
@@ -28,3 +28,24 @@ async def unless(asked: asyncio.Event, work: Coroutine[Any, Any, T], *, name: st
     if doing.cancelled():
         raise Interrupted
     return doing.result()
+
+
+async def to_its_end(work: Coroutine[Any, Any, T], *, name: str, timeout_s: float) -> T:
+    """
+    Do the work to its end, even if we are cancelled meanwhile: then for at most `timeout_s`.
+
+    The cancellation comes after all, at the next wait.
+    """
+    doing = asyncio.create_task(work, name=name)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait((doing,), timeout=timeout_s)
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait((doing,))
+            raise
+        us = asyncio.current_task()
+        assert us is not None
+        us.cancel()
+        return doing.result()

@@ -34,26 +34,25 @@ class Watch:
     cancel_grace_s: float
     driver_lost_s: float
 
-    async def outcome(
-        self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]
-    ) -> Outcome:
+    async def outcome(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome:
         """Wait for the end. `asked` is set when the run is to be cancelled; `on_running` is called once."""
         is_told, is_running = False, False
         while True:
             view = self.drivers.view(sent.cluster)
-            changed, attempt = view.changed, view.attempt(sent.attempt)
-            if attempt and attempt.phase != "starting" and not is_running:
-                is_running = True
-                on_running()
-            if outcome := ended(view, sent, attempt, cancelled=asked.is_set()) or await self._dead(
-                view, sent
-            ):
-                return outcome
-            if asked.is_set() and not is_told:
-                is_told = True
-                self.drivers.cancel(sent.cluster, sent.attempt, self.cancel_grace_s)
-            timeout_s = _LOOK_EVERY_S if self._is_silent(view) else max(_LOOK_EVERY_S, self.driver_lost_s)
-            await first_of(changed, None if is_told else asked, timeout_s=timeout_s)
+            with view.bell(sent.attempt) as changed:
+                attempt = view.attempts.get(sent.attempt)
+                if attempt and attempt.phase != "starting" and not is_running:
+                    is_running = True
+                    on_running()
+                if outcome := ended(view, sent, attempt, cancelled=asked.is_set()) or await self._dead(view, sent):
+                    return outcome
+                if asked.is_set() and not is_told:
+                    is_told = True
+                    self.drivers.cancel(sent.cluster, sent.attempt, self.cancel_grace_s)
+                await first_of(changed, None if is_told else asked, timeout_s=self._look_again_s(view))
+
+    def _look_again_s(self, view: View) -> float:
+        return _LOOK_EVERY_S if self._is_silent(view) else max(_LOOK_EVERY_S, self.driver_lost_s)
 
     async def _dead(self, view: View, sent: SentRun) -> Outcome | None:
         if not self._is_silent(view):

@@ -64,7 +64,9 @@ def _runs(url: str, flow: Path, home: Path) -> bool:
         _step(f"deploying {flow.name}:hello as a signed bundle into {home}/store")
         deployed = _deploy(url, flow, home, "on-demand")
         _step("a run on demand: its cluster starts first")
-        answer = api.post(f"/deployments/{deployed['deployment_id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}})
+        answer = api.post(
+            f"/deployments/{deployed['deployment_id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}
+        )
         on_demand: str = answer.raise_for_status().json()["id"]
         _until(watch, lambda: watch.ended(on_demand))
         _step("and on a schedule, every 5 seconds")
@@ -102,7 +104,14 @@ def _table(api: httpx.Client, runs: list[dict[str, Any]]) -> bool:
 
 
 def _deploy(url: str, flow: Path, home: Path, name: str, *more: str) -> dict[str, Any]:
-    where = ("--pool", _POOL, "--store", f"file://{home}/store", "--signing-key", str(home / "keys" / "demo.key"))
+    where = (
+        "--pool",
+        _POOL,
+        "--store",
+        f"file://{home}/store",
+        "--signing-key",
+        str(home / "keys" / "demo.key"),
+    )
     told = _flowgroup("deploy", f"{flow}:hello", "--name", name, "--workers", "1", *where, "--json", *more, url=url)
     deployed: dict[str, Any] = json.loads(told)
     return deployed

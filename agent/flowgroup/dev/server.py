@@ -35,7 +35,12 @@ def prefect_server(folder: Path, *, port: int = 0, cache: Path | None = None) ->
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}/api"
     arguments = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
-    running = spawn(python("prefect", *arguments), env=_environment(folder, database, url), cwd=folder, log=folder / "server.log")
+    running = spawn(
+        python("prefect", *arguments),
+        env=_environment(folder, database, url),
+        cwd=folder,
+        log=folder / "server.log",
+    )
     try:
         _wait(url, running, folder / "server.log")
         if fresh and empty:

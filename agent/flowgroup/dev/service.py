@@ -33,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"Prefect's UI   {url.removesuffix('/api')}\nPrefect's API  {url}")
         with daemon(url, pool=args.pool, home=home) as process:
             print(f"work pool      {args.pool}\n\nIn another terminal:\n  export PREFECT_API_URL={url}")
-            print(f"  flowgroup deploy FILE.py:FLOW --name NAME --pool {args.pool}\nCtrl-C ends everything.", flush=True)
+            print(
+                f"  flowgroup deploy FILE.py:FLOW --name NAME --pool {args.pool}\nCtrl-C ends everything.",
+                flush=True,
+            )
             return process.wait()
 
 
@@ -46,7 +49,14 @@ def daemon(
     daemon started is ended too.
     """
     env = {**environment_for_user_code(), "PREFECT_API_URL": url, "FLOWGROUP_HOME": str(home)}
-    arguments = ["start", "--pool", pool, "--backend", "local", *(["--public-keys", str(keys)] if keys else [])]
+    arguments = [
+        "start",
+        "--pool",
+        pool,
+        "--backend",
+        "local",
+        *(["--public-keys", str(keys)] if keys else []),
+    ]
     out = log.open("ab") if log else None
     process = subprocess.Popen(python("flowgroup", *arguments), env=env, stdout=out, stderr=out, start_new_session=True)  # noqa: S603
     try:

@@ -35,6 +35,7 @@ def topic_of(client_id: str) -> str:
 class Bridge:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.serving: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         worker.handlers[REPLY] = self._answered
 
@@ -55,11 +56,14 @@ class Bridge:
         message = {"kind": "call", "call": call, "worker": self._worker.address}
         try:
             self._worker.log_event(
-                topic_of(owner), {**message, "method": request.method, "path": path, "headers": headers, "body": body}
+                topic_of(owner),
+                {**message, "method": request.method, "path": path, "headers": headers, "body": body},
             )
             reply = await asyncio.wait_for(answer, _CALL_TIMEOUT_S)
         except TimeoutError:
-            return Response("the run that sent this task does not answer", status_code=503, headers={"retry-after": "2"})
+            return Response(
+                "the run that sent this task does not answer", status_code=503, headers={"retry-after": "2"}
+            )
         finally:
             self._waiting.pop(call, None)
         return Response(reply["body"], status_code=reply["status"], headers=reply["headers"])
@@ -84,7 +88,7 @@ async def dask_setup(worker: Worker) -> None:
     bridge = Bridge(worker)
     app = Starlette(routes=[Route("/{path:path}", bridge.serve_call, methods=_METHODS)])
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
-    worker.flowgroup_bridge = asyncio.create_task(server.serve(), name="flowgroup-bridge")
+    bridge.serving = asyncio.create_task(server.serve(), name="flowgroup-bridge")
     while not server.started:
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
@@ -105,9 +109,8 @@ def _report_through(bridge: Bridge) -> None:
     from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
     from prefect.logging.handlers import set_api_log_sink
 
-    from flowgroup.driver import imports, results, workers  # results: so that a run's result storage is known here by its type
-
-    assert results
+    # results: so that a run's result storage is known here by its type
+    from flowgroup.driver import results, workers  # noqa: F401
 
     class Sender:
         """Takes the place of Prefect's event service: sends in the caller's thread, so that order holds."""
@@ -122,7 +125,10 @@ def _report_through(bridge: Bridge) -> None:
             if run_id and not any(related.role == "flow-run" for related in event.related):
                 event.related.append(
                     RelatedResource.model_validate(
-                        {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}
+                        {
+                            "prefect.resource.id": f"prefect.flow-run.{run_id}",
+                            "prefect.resource.role": "flow-run",
+                        }
                     )
                 )
             bridge.send(owner, "event", event.model_dump_json())
@@ -130,9 +136,13 @@ def _report_through(bridge: Bridge) -> None:
     def sink(record: dict[str, Any]) -> None:
         owner = workers.owner_of_this_context() or workers.owner_of(str(record.get("flow_run_id")))
         if owner is not None:
-            bridge.send(owner, "log", json.dumps({k: v for k, v in record.items() if k != "__payload_size__"}, default=str))
+            bridge.send(
+                owner,
+                "log",
+                json.dumps({k: v for k, v in record.items() if k != "__payload_size__"}, default=str),
+            )
 
     sender = Sender()
     EventsWorker.instance = classmethod(lambda cls, *_: sender)  # type: ignore[method-assign,assignment]
     set_api_log_sink(sink)
-    imports.install()
+    workers.start()

@@ -23,8 +23,9 @@ from prefect._internal.metrics import RunMetrics
 from prefect.client.schemas.objects import FlowRun
 from prefect.engine import handle_engine_signals
 from prefect.events.worker import EventsWorker
-from prefect.flow_engine import flow_run_logger, load_flow, load_flow_run, run_flow
+from prefect.flow_engine import load_flow, load_flow_run, run_flow
 from prefect.logging.handlers import APILogWorker
+from prefect.logging.loggers import flow_run_logger
 
 from flowgroup import bundles
 from flowgroup.driver import engine
@@ -67,7 +68,7 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
     os.chdir(folder)
     with handle_engine_signals(run_id):
         flow_run = load_flow_run(run_id)
-        logger = flow_run_logger(flow_run=flow_run)
+        logger: Any = flow_run_logger(flow_run=flow_run)
         try:
             flow = _load(order, flow_run, folder, leash)
         except Refused as exc:
@@ -105,7 +106,9 @@ def _load(order: Order, flow_run: FlowRun, folder: Path, leash: Leash) -> Any:
 
 def _remedy(exc: Exception) -> str:
     if isinstance(exc, ModuleNotFoundError):
-        return f"Install {exc.name!r} where the driver runs, or keep it beside the flow's file so that it travels with it."
+        return (
+            f"Install {exc.name!r} where the driver runs, or keep it beside the flow's file so that it travels with it."
+        )
     return "The run's log has the traceback."
 
 
@@ -115,7 +118,10 @@ def _tasks_on_dask(brief: Brief, shipper: Shipper, folder: Path) -> Iterator[Non
     if brief.scheduler is None:
         yield
         return
-    from flowgroup.driver.tasks import Connection, GroupTaskRunner  # distributed is not needed without workers
+    from flowgroup.driver.tasks import (
+        Connection,
+        GroupTaskRunner,
+    )  # distributed is not needed without workers
 
     address = brief.scheduler
     engine.replace_default_runner(lambda: GroupTaskRunner(address, prepare=lambda: _by_value(folder)))

@@ -123,7 +123,11 @@ class Desk:
         noting = asyncio.create_task(self._note(carried, ours), name="leash")
         try:
             carried.pid = await self.forks.fork(
-                carried.order.attempt, self._brief(carried, folder), folder, output=write_end, leash=theirs.detach()
+                carried.order.attempt,
+                self._brief(carried, folder),
+                folder,
+                output=write_end,
+                leash=theirs.detach(),
             )
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
@@ -182,14 +186,18 @@ class Desk:
         table = oskit.process_table()
         below = oskit.descendants(pid, table)
         orphans = {other for other, (parent, _) in table.items() if parent == os.getpid()} - below
-        return below | {orphan for orphan in orphans if oskit.has_in_environment(orphan, f"FLOWGROUP_ATTEMPT={attempt}")}
+        return below | {
+            orphan for orphan in orphans if oskit.has_in_environment(orphan, f"FLOWGROUP_ATTEMPT={attempt}")
+        }
 
     async def _watch_memory(self, carried: Carried) -> None:
         limit = carried.order.memory_limit_bytes
         while limit and carried.pid:
             used = oskit.memory_bytes({carried.pid} | oskit.descendants(carried.pid, oskit.process_table()))
             if used > limit:
-                carried.notes["cause"] = f"The run used {used >> 20} MiB of memory; its limit is {limit >> 20} MiB (memory_limit_bytes)."
+                carried.notes["cause"] = (
+                    f"The run used {used >> 20} MiB of memory; its limit is {limit >> 20} MiB (memory_limit_bytes)."
+                )
                 oskit.kill({carried.pid} | oskit.descendants(carried.pid, oskit.process_table()))
                 return
             await asyncio.sleep(_MEMORY_LOOK_S)

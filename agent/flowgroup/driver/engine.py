@@ -9,6 +9,10 @@ from typing import Any
 
 import prefect.context
 from prefect._internal import control_listener
+from prefect.concurrency.services import (
+    ConcurrencySlotAcquisitionService,
+    ConcurrencySlotAcquisitionWithLeaseService,
+)
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
 from prefect.logging.handlers import set_api_log_sink
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -24,6 +28,8 @@ def check() -> None:
         (control_listener, ("_set_intent", "_clear_intent", "engine_outcome_is_handled")),
         (EventsWorker, ("set_client_override",)),
         (ThreadPoolTaskRunner, ("duplicate",)),
+        (ConcurrencySlotAcquisitionService, ("instance", "_stop")),
+        (ConcurrencySlotAcquisitionWithLeaseService, ("instance", "_stop")),
     ):
         for name in names:
             getattr(holder, name)
@@ -55,7 +61,10 @@ def complete(event: dict[str, Any]) -> dict[str, Any]:
 def _learn(event: dict[str, Any]) -> None:
     """Prefect looked up what belongs to a flow run for the run's own first event; keep it for its tasks' events."""
     about = [event["resource"], *event["related"]]
-    run = next((r["prefect.resource.id"] for r in about if r["prefect.resource.id"].startswith("prefect.flow-run.")), None)
+    run = next(
+        (r["prefect.resource.id"] for r in about if r["prefect.resource.id"].startswith("prefect.flow-run.")),
+        None,
+    )
     wide = [related for related in event["related"] if related["prefect.resource.role"] in _RUN_WIDE]
     if run and wide:
         _related.setdefault(run, wide)
@@ -94,3 +103,46 @@ def replace_default_runner(make: Callable[[], Any]) -> None:
         return make() if type(self) is ThreadPoolTaskRunner and self._max_workers == plain else stock(self)
 
     ThreadPoolTaskRunner.duplicate = duplicate  # type: ignore[method-assign]
+
+
+class _Owned(frozenset[str]):
+    """Names of limits, of one owner."""
+
+    owner: str | None = None
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self), self.owner))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Owned) and frozenset(self) == frozenset(other) and self.owner == other.owner
+
+
+def keep_slots_apart(owner: Callable[[], str | None]) -> Callable[[str], None]:
+    """
+    On a worker: Prefect's services that take slots of concurrency limits are made per owner, not per process.
+
+    Each keeps a client with the settings of the task that first needed it; the next run's tasks would ask with the first
+    run's identity, which nobody answers any more. Gives the function that ends an owner's services.
+    """
+    made: dict[str | None, list[Any]] = {}
+
+    def separate(service: Any) -> None:
+        stock = service.instance.__func__
+
+        def instance(cls: Any, names: frozenset[str]) -> Any:
+            owned = _Owned(names)
+            owned.owner = owner()
+            found = stock(cls, owned)
+            if found not in made.setdefault(owned.owner, []):
+                made[owned.owner].append(found)
+            return found
+
+        service.instance = classmethod(instance)
+
+    def release(ended: str) -> None:
+        for service in made.pop(ended, []):
+            service._stop()
+
+    separate(ConcurrencySlotAcquisitionService)
+    separate(ConcurrencySlotAcquisitionWithLeaseService)
+    return release

@@ -83,7 +83,13 @@ async def zygote(env: dict[str, str]) -> AsyncIterator[Forks]:
     with ours:
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "flowgroup.rooms", "zygote", str(theirs.fileno()), pass_fds=[theirs.fileno()], env=env
+                sys.executable,
+                "-m",
+                "flowgroup.rooms",
+                "zygote",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=env,
             )
         try:
             await _ready(ours)
@@ -100,9 +106,13 @@ async def _ready(control: socket.socket) -> None:
         async with asyncio.timeout(_START_TIMEOUT_S):
             hello = await asyncio.get_running_loop().sock_recv(control, MAX_PACKET)
     except TimeoutError as exc:
-        raise Permanent(f"the zygote was not ready within {_START_TIMEOUT_S:.0f} s: is this machine overloaded?") from exc
+        raise Permanent(
+            f"the zygote was not ready within {_START_TIMEOUT_S:.0f} s: is this machine overloaded?"
+        ) from exc
     if not hello:
-        raise Permanent("the zygote ended while it imported Prefect: is flowgroup[runtime] installed here? See driver.log")
+        raise Permanent(
+            "the zygote ended while it imported Prefect: is flowgroup[runtime] installed here? See driver.log"
+        )
     said = json.loads(hello)
     if said["threads"] != 1:
         raise Permanent(f"the zygote has {said['threads']} threads after importing, so it cannot fork safely")

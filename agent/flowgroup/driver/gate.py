@@ -22,9 +22,7 @@ def app(relay: Path, client: httpx.AsyncClient, *, hold_s: float, limit_bytes: i
     """`relay` is the socket of the relay; without an answer from it within `hold_s` seconds a child is told to wait."""
 
     async def call(request: Request) -> Response:
-        return await forward.pass_on(
-            request, client, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes
-        )
+        return await forward.pass_on(request, client, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes)
 
     async def events(socket: WebSocket) -> None:
         await pump.pass_on(socket, url=f"ws://relay{socket.url.path}", hold_s=hold_s, uds=relay)

@@ -59,7 +59,9 @@ class Code:
                 self._modules = _linked(cloudpickle.loads(self.fetch()))
         module = self._modules.get(name)
         if module is None:
-            raise ModuleNotFoundError(f"No module named {name!r} among those that the run sent to this worker", name=name)
+            raise ModuleNotFoundError(
+                f"No module named {name!r} among those that the run sent to this worker", name=name
+            )
         return module if fromlist else self._modules[name.partition(".")[0]]
 
 

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.model.orders import MAX_LINE_BYTES, Cancel, Forget, Hello, Order, Shutdown, Status, encode, read_order
+from flowgroup.model.orders import (
+    MAX_LINE_BYTES,
+    Cancel,
+    Forget,
+    Hello,
+    Order,
+    Shutdown,
+    Status,
+    encode,
+    read_order,
+)
 
 _log = log.get()
 _AGAIN_S = 0.5

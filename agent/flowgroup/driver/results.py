@@ -45,8 +45,10 @@ class GroupStorage(WritableFileSystem):
         return answer.content
 
     @async_dispatch(aread_path)
-    def read_path(self, path: str) -> bytes:
-        return run_coro_as_sync(self.aread_path(path))  # type: ignore[return-value]
+    def read_path(self, path: str) -> bytes:  # type: ignore[override]
+        read: bytes | None = run_coro_as_sync(self.aread_path(path))
+        assert read is not None
+        return read
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         local = self._local(path)
@@ -61,7 +63,7 @@ class GroupStorage(WritableFileSystem):
         answer.raise_for_status()
 
     @async_dispatch(awrite_path)
-    def write_path(self, path: str, content: bytes) -> None:
+    def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         run_coro_as_sync(self.awrite_path(path, content))
 
     async def _presigned(self, client: httpx.AsyncClient, method: str, path: str) -> str:
@@ -70,7 +72,9 @@ class GroupStorage(WritableFileSystem):
         desk = str(settings.api.url).removesuffix("/api")
         token = settings.api.key.get_secret_value() if settings.api.key else ""
         answer = await client.post(
-            f"{desk}/flowgroup/sign", json={"method": method, "key": key}, headers={"Authorization": f"Bearer {token}"}
+            f"{desk}/flowgroup/sign",
+            json={"method": method, "key": key},
+            headers={"Authorization": f"Bearer {token}"},
         )
         answer.raise_for_status()
         url: str = answer.json()["url"]

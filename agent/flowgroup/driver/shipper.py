@@ -25,7 +25,10 @@ class Shipper:
 
     def __init__(self, api_url: str, token: str) -> None:
         self._client = httpx.Client(
-            base_url=api_url, headers={"Authorization": f"Bearer {token}"}, timeout=30.0, verify=False  # noqa: S501  loopback
+            base_url=api_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30.0,
+            verify=False,  # noqa: S501  loopback
         )
         self._waiting: dict[str, deque[bytes]] = {"/logs/": deque(), "/events": deque()}
         self._bytes = 0
@@ -96,6 +99,8 @@ class Shipper:
                 continue
             if answer.status_code not in _AGAIN:
                 if answer.is_error:
-                    print(f"flowgroup: the API refused {len(batch)} records at {path}: {answer.status_code} {answer.text[:500]}")
+                    print(
+                        f"flowgroup: the API refused {len(batch)} records at {path}: {answer.status_code} {answer.text[:500]}"
+                    )
                 return
             time.sleep(float(answer.headers.get("Retry-After", _RETRY_S)))

@@ -17,7 +17,14 @@ async def run(script: str | None, folder: Path, env: dict[str, str]) -> None:
     path.write_text(script)
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            "bash", "-e", str(path), cwd=folder, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            "bash",
+            "-e",
+            str(path),
+            cwd=folder,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
         try:
             code = await asyncio.wait_for(process.wait(), _TIMEOUT_S)

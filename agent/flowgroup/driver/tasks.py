@@ -15,6 +15,7 @@ from uuid import uuid4
 import cloudpickle
 import distributed
 import httpx
+from dask.base import get_annotations
 from prefect.context import serialize_context
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
@@ -29,25 +30,26 @@ _CALL_TIMEOUT_S = 100.0
 _PASSED = {"content-type", "retry-after", "prefect-maintenance"}
 
 
-class GroupTaskRunner(DaskTaskRunner):  # type: ignore[misc]
+class GroupTaskRunner(DaskTaskRunner):
     """Prefect's task runner for the group's own workers. `prepare` is called before a task is pickled."""
 
     def __init__(self, address: str, prepare: Callable[[], None] | None = None) -> None:
         super().__init__(address=address)
+        self._address = address
         self._prepare = prepare
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (GroupTaskRunner, (self.address,))
+        return (GroupTaskRunner, (self._address,))
 
     def duplicate(self) -> "GroupTaskRunner":
-        return GroupTaskRunner(self.address, self._prepare)
+        return GroupTaskRunner(self._address, self._prepare)
 
     @property
-    def client(self) -> distributed.Client:
+    def client(self) -> Any:  # a plain distributed.Client: what to send is decided here, not there
         """On a worker the worker's client; in the child the one that `connected` made."""
         return current_client()
 
-    def submit(
+    def submit(  # type: ignore[override]  # the base class says it once for sync and once for async tasks
         self,
         task: Any,
         parameters: dict[str, Any],
@@ -59,7 +61,7 @@ class GroupTaskRunner(DaskTaskRunner):  # type: ignore[misc]
         if self._prepare:
             self._prepare()
         task_run_id = uuid4()
-        upstream: list[distributed.Future] = []
+        upstream: list[Any] = []
         inputs = {name: collect_task_run_inputs_sync(value) for name, value in parameters.items()}
         for name, more in (dependencies or {}).items():
             inputs[name] = inputs.get(name, set()) | more
@@ -77,19 +79,30 @@ class GroupTaskRunner(DaskTaskRunner):  # type: ignore[misc]
             }
         )
         future = self.client.submit(
-            run_task, payload, *upstream, key=f"{task.name}-{task_run_id}", pure=False, retries=0, resources=_resources()
+            run_task,
+            payload,
+            *upstream,
+            key=f"{task.name}-{task_run_id}",
+            pure=False,
+            retries=0,
+            resources=_resources(),
         )
         return PrefectDaskFuture(wrapped_future=future, task_run_id=task_run_id)
 
     def _context(self, task: Any, task_run_id: Any, inputs: dict[str, set[Any]]) -> dict[str, Any]:
         context = serialize_context(
-            asset_ctx_kwargs={"task": task, "task_run_id": task_run_id, "task_inputs": inputs, "copy_to_child_ctx": True}
+            asset_ctx_kwargs={
+                "task": task,
+                "task_run_id": task_run_id,
+                "task_inputs": inputs,
+                "copy_to_child_ctx": True,
+            }
         )
         context["settings_context"] = {}  # they hold the run's token; a worker has settings of its own
         flow_context = context["flow_run_context"]
         if flow_context:
             flow = flow_context["flow"] = _copy_of(flow_context["flow"])
-            flow.task_runner = GroupTaskRunner(self.address)
+            flow.task_runner = GroupTaskRunner(self._address)
         return context
 
 
@@ -109,13 +122,11 @@ def _copy_of(flow: Any) -> Any:
 
 def _resources() -> dict[str, float] | None:
     """What `dask.annotate(resources=…)` around the submit asks for."""
-    import dask
-
-    found: dict[str, float] | None = dask.get_annotations().get("resources")
+    found: dict[str, float] | None = get_annotations().get("resources")
     return found
 
 
-def _without_futures(value: Any, upstream: list[distributed.Future]) -> Any:
+def _without_futures(value: Any, upstream: list[Any]) -> Any:
     """`value` with each Dask future replaced by its place in `upstream`: only top-level arguments are Dask's to resolve."""
 
     def visit(item: Any) -> Any:
@@ -176,8 +187,8 @@ class Connection:
             self._shipper.log(json.loads(message["body"]))
         elif message["kind"] == "event":
             self._shipper.event(engine.complete(json.loads(message["body"])))
-        elif self._client is not None:
-            self._client.loop.add_callback(self._call, message)  # it may take long: the next log must not wait for it
+        else:
+            self._loop().add_callback(self._call, message)  # it may take long: the next log must not wait for it
 
     async def _call(self, message: dict[str, Any]) -> None:
         headers = {**message["headers"], "authorization": f"Bearer {self._token}"}
@@ -187,15 +198,24 @@ class Connection:
             return
         try:
             async with httpx.AsyncClient(base_url=self._api_url, timeout=_CALL_TIMEOUT_S, verify=False) as http:  # noqa: S501  loopback
-                answer = await http.request(message["method"], message["path"], headers=headers, content=message["body"])
+                answer = await http.request(
+                    message["method"], message["path"], headers=headers, content=message["body"]
+                )
             passed = {name: value for name, value in answer.headers.items() if name in _PASSED}
             reply = {"status": answer.status_code, "headers": passed, "body": answer.content}
         except httpx.HTTPError as exc:
-            reply = {"status": 503, "headers": {"prefect-maintenance": "true", "retry-after": "1"}, "body": str(exc).encode()}
+            reply = {
+                "status": 503,
+                "headers": {"prefect-maintenance": "true", "retry-after": "1"},
+                "body": str(exc).encode(),
+            }
         await self._answer(message, reply)
 
+    def _loop(self) -> Any:
+        return self.client().loop
+
     async def _answer(self, message: dict[str, Any], answer: dict[str, Any]) -> None:
-        assert self._client is not None
-        await self._client.scheduler.broadcast(
+        scheduler: Any = self.client().scheduler
+        await scheduler.broadcast(
             msg={"op": REPLY, "call": message["call"], "answer": answer}, workers=[message["worker"]]
         )

@@ -6,10 +6,13 @@ thread, before its result does, so that the child has them when it sees the resu
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import cloudpickle
@@ -20,7 +23,7 @@ from prefect.settings import PREFECT_API_KEY
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.utilities.collections import visit_collection
 
-from flowgroup.driver import imports
+from flowgroup.driver import engine, imports
 
 _REMEMBERED_RUNS = 10_000
 
@@ -34,7 +37,12 @@ class Upstream:
 
 OWNER: ContextVar[str | None] = ContextVar("flowgroup_owner", default=None)
 """The Dask client of the child whose task this thread runs."""
+_TASKS: Counter[str] = Counter()  # tasks of each owner that run here now
+_COUNTING = Lock()
 _OWNERS: OrderedDict[str, str] = OrderedDict()  # flow run id -> owner, for threads that a task started
+
+
+_release: Callable[[str], None] = lambda _: None  # noqa: E731
 
 
 def run_task(payload: bytes, *upstream: Any) -> Any:
@@ -52,14 +60,29 @@ def run_task(payload: bytes, *upstream: Any) -> Any:
         "context": work["context"],
         "return_type": "state",
     }
+    with (
+        _working_for(owner),
+        imports.of_run(_code(owner, work["names"])),
+        SettingsContext(profile=prefect.context.get_settings_context().profile, settings=_settings(owner)),
+    ):
+        return asyncio.run(run_task_async(**arguments)) if work["task"].isasync else run_task_sync(**arguments)
+
+
+@contextmanager
+def _working_for(owner: str) -> Iterator[None]:
+    """What is kept for an owner goes when the last of its tasks here has ended."""
     token = OWNER.set(owner)
+    with _COUNTING:
+        _TASKS[owner] += 1
     try:
-        with imports.of_run(_code(owner, work["names"])), SettingsContext(profile=prefect.context.get_settings_context().profile, settings=_settings(owner)):
-            if work["task"].isasync:
-                return asyncio.run(run_task_async(**arguments))
-            return run_task_sync(**arguments)
+        yield
     finally:
         OWNER.reset(token)
+        with _COUNTING:
+            _TASKS[owner] -= 1
+            if not _TASKS[owner]:
+                del _TASKS[owner]
+                _release(owner)
 
 
 def owner_of_this_context() -> str | None:
@@ -93,10 +116,19 @@ def _code(owner: str, names: frozenset[str]) -> imports.Code:
 
     def fetch() -> bytes:
         address = str(prefect.context.get_settings_context().settings.api.url).removesuffix("/api")
-        answer = httpx.get(f"{address}{imports.MODULES_PATH}", headers={"Authorization": f"Bearer {owner}"}, timeout=120)
+        answer = httpx.get(
+            f"{address}{imports.MODULES_PATH}", headers={"Authorization": f"Bearer {owner}"}, timeout=120
+        )
         return answer.raise_for_status().content
 
     return imports.Code(names, fetch)
+
+
+def start() -> None:
+    """On a worker, once, before its first task."""
+    global _release  # noqa: PLW0603  Prefect's services are the process's, and so is this
+    imports.install()
+    _release = engine.keep_slots_apart(owner_of_this_context)
 
 
 @lru_cache(maxsize=256)

@@ -122,7 +122,7 @@ def _notice(frame: str | bytes) -> Notice | None:
     try:
         event = json.loads(frame)["event"]
         name, resource = str(event["event"]), str(event["resource"]["prefect.resource.id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if not name.startswith(_RUN):
         return Notice("changed")

@@ -53,9 +53,7 @@ def client(*, uds: Path | None = None, verify: ssl.SSLContext | bool = True) -> 
 
     Over TCP it goes through the environment's proxies, as Prefect's client does; over a Unix socket never.
     """
-    limits = httpx.Limits(
-        max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=KEEPALIVE_S
-    )
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=KEEPALIVE_S)
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
     if uds is not None:
         transport = httpx.AsyncHTTPTransport(uds=str(uds), limits=limits)
@@ -90,9 +88,7 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
 def passing_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
     """The headers that belong to the call itself, to be sent on. Names are lower case already (ASGI)."""
     kept = list(headers)
-    listed = {
-        name.strip().lower() for key, value in kept if key == b"connection" for name in value.split(b",")
-    }
+    listed = {name.strip().lower() for key, value in kept if key == b"connection" for name in value.split(b",")}
     return [(key, value) for key, value in kept if key not in _HOP_BY_HOP | _MADE_ANEW and key not in listed]
 
 
@@ -140,9 +136,7 @@ def answer(response: httpx.Response, body: bytes | None, headers: HeaderList | N
     """
     made = Response(body, response.status_code) if body is not None else _Streamed(response)
     kept = (
-        passing_headers((name.lower(), value) for name, value in response.headers.raw)
-        if headers is None
-        else headers
+        passing_headers((name.lower(), value) for name, value in response.headers.raw) if headers is None else headers
     )
     made.raw_headers = [(name, value) for name, value in kept if name not in (b"date", b"server")]
     length = response.headers.get("content-length")
@@ -173,9 +167,7 @@ async def pass_on(
     """
     try:
         body = await read_body(request, limit_bytes=limit_bytes)
-        response, small = await exchange(
-            client, outgoing(request, base_url, body, hold_s=hold_s), hold_s=hold_s
-        )
+        response, small = await exchange(client, outgoing(request, base_url, body, hold_s=hold_s), hold_s=hold_s)
     except BodyRefused as exc:
         return exc.answer
     except Transient as exc:

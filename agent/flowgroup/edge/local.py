@@ -144,7 +144,9 @@ class Local:
         env = {**environment_for_drivers(), **spec.env}
         started = {}
         if spec.workers:
-            started["scheduler"] = spawn(_scheduler(place), env=_dask_env(place, spec), cwd=place, log=place / "scheduler.log")
+            started["scheduler"] = spawn(
+                _scheduler(place), env=_dask_env(place, spec), cwd=place, log=place / "scheduler.log"
+            )
             for number in range(spec.workers):
                 started[f"worker-{number}"] = self._worker(place, spec, f"worker-{number}")
         started["driver"] = spawn(driver, env=env, cwd=place, log=place / "driver.log")
@@ -157,7 +159,9 @@ class Local:
         place = self._clusters / name
         self._worker_starts[name] = self._worker_starts.get(name, 0) + len(roles)
         if self._worker_starts[name] > _WORKER_STARTS_MAX:
-            return f"the workers of cluster {name} end again and again. Their last lines:\n{_tail(place / 'workers.log')}"
+            return (
+                f"the workers of cluster {name} end again and again. Their last lines:\n{_tail(place / 'workers.log')}"
+            )
         spec = ClusterSpec.model_validate(_json(place / "cluster.json")["spec"])
         processes = self._processes(place)
         for role in roles:

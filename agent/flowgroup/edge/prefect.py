@@ -41,6 +41,7 @@ _DEPLOYMENT_TTL_S = 5.0
 _POOL_TTL_S = 5.0
 _FLOW_TTL_S = 3600.0
 _REFUSED_DELAY_S = 10.0
+_SAYABLE_CHARS = 10_000
 _LEVELS = {"info": 20, "warning": 30, "error": 40}
 
 
@@ -114,9 +115,7 @@ class Prefect:
         if queues:
             body["work_queue_names"] = list(queues)
         route = "/work_pools/{name}/get_scheduled_flow_runs"
-        answer = await self._wire.call(
-            "POST", f"{self._pool_path}/get_scheduled_flow_runs", body, route=route
-        )
+        answer = await self._wire.call("POST", f"{self._pool_path}/get_scheduled_flow_runs", body, route=route)
         return [item.due() for item in many(ScheduledRun, answer, "scheduled runs")]
 
     async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed:
@@ -143,7 +142,7 @@ class Prefect:
         state: dict[str, Any] = {
             "type": saying.type,
             "name": saying.type.capitalize(),
-            "message": saying.message,
+            "message": sayable(saying.message),
         }
         if saying.type == "SCHEDULED":
             moment = datetime.now(UTC) + timedelta(seconds=saying.after_s)
@@ -162,9 +161,7 @@ class Prefect:
     async def last_claim(self, run_id: RunId) -> AttemptId | None:
         """The attempt of the run's latest claim, ours or another agent's; None if it was never claimed by name."""
         answer = await self._wire.call("GET", "/flow_run_states/", flow_run_id=run_id)
-        history = [
-            state for state in many(State, answer, f"the states of run {run_id}") if state.type == "PENDING"
-        ]
+        history = [state for state in many(State, answer, f"the states of run {run_id}") if state.type == "PENDING"]
         history.sort(key=lambda state: state.timestamp.timestamp() if state.timestamp else 0.0)
         claims = [state.ours().attempt for state in history if state.name == "Pending"]
         return claims[-1] if claims else None
@@ -194,7 +191,7 @@ class Prefect:
         line = {
             "name": "flowgroup",
             "level": _LEVELS[level],
-            "message": message[:20_000],
+            "message": sayable(message),
             "timestamp": datetime.now(UTC).isoformat(),
             "flow_run_id": run_id,
         }
@@ -281,9 +278,7 @@ async def prefect(
 ) -> AsyncIterator[Prefect]:
     """The API that the settings name, seen from one pool. Raises Refused when the settings are not usable."""
     if not pool or "/" in pool or "%" in pool:
-        raise Refused(
-            f"{pool!r} is not a name of a work pool (--pool, FLOWGROUP_POOL): it is empty or has / or %"
-        )
+        raise Refused(f"{pool!r} is not a name of a work pool (--pool, FLOWGROUP_POOL): it is empty or has / or %")
     async with connected(settings, transport=transport) as wire:
         yield Prefect(wire, pool)
 
@@ -307,6 +302,12 @@ def completed(template: dict[str, Any]) -> dict[str, Any]:
             "definitions": {**ours["variables"]["definitions"], **(variables.get("definitions") or {})},
         },
     }
+
+
+def sayable(text: str) -> str:
+    """Text that every server can store: no NUL, which Postgres refuses, no lone surrogate, and not without end."""
+    clean = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    return clean if len(clean) <= _SAYABLE_CHARS else clean[: _SAYABLE_CHARS - 1] + "…"
 
 
 def _claim_of(due: DueRun, attempt: AttemptId, answer: SetStateAnswer) -> ClaimedRun | NotClaimed:

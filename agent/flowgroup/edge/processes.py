@@ -99,7 +99,9 @@ def _started(pid: int) -> str | None:
         except (OSError, IndexError):
             return None
         return None if fields[0] == b"Z" else f"{_boot()}/{fields[19].decode()}"
-    told = subprocess.run(["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603
+    told = subprocess.run(
+        ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )  # noqa: S603
     state, _, started = told.stdout.strip().partition(" ")
     return None if not started or state.startswith("Z") else started.strip()
 

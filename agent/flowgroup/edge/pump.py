@@ -141,7 +141,11 @@ async def _inward(socket: WebSocket, upstream: ClientConnection) -> Ending:
             await (socket.send_text(frame) if isinstance(frame, str) else socket.send_bytes(frame))
     except ConnectionClosed as exc:
         return _ended(exc)
-    except (RuntimeError, OSError, WebSocketDisconnect):  # the socket is gone; Starlette says so in three ways
+    except (
+        RuntimeError,
+        OSError,
+        WebSocketDisconnect,
+    ):  # the socket is gone; Starlette says so in three ways
         return Ending(1001)
 
 
@@ -187,11 +191,7 @@ async def pass_on(socket: WebSocket, *, url: str, hold_s: float, uds: Path | Non
 
 
 def _ended(exc: ConnectionClosed) -> Ending:
-    return (
-        Ending(_sendable(exc.rcvd.code), exc.rcvd.reason)
-        if exc.rcvd
-        else Ending(TRY_AGAIN, "the connection broke")
-    )
+    return Ending(_sendable(exc.rcvd.code), exc.rcvd.reason) if exc.rcvd else Ending(TRY_AGAIN, "the connection broke")
 
 
 def _sendable(code: int | None) -> int:

@@ -1,5 +1,6 @@
 """The daemon's side of the relay's control API: which attempts are open. Over the relay's Unix socket."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class RelayControl:
         self._key = key
         self._ttl_s = ttl_s
         self._client: tuple[Path, httpx.AsyncClient] | None = None
+        self._lock = asyncio.Lock()
 
     async def level(self, attempts: Sequence[OpenAttempt]) -> None:
         """Exactly these are open from now on. Raises Transient when the relay does not answer."""
@@ -71,14 +73,13 @@ class RelayControl:
         if answer.is_server_error:
             raise Transient(f"the relay answers {method} {path} with {answer.status_code}")
         if answer.is_error and not (method == "DELETE" and answer.status_code == httpx.codes.NOT_FOUND):
-            raise Permanent(
-                f"the relay answers {method} {path} with {answer.status_code}: {answer.text[:200]}"
-            )
+            raise Permanent(f"the relay answers {method} {path} with {answer.status_code}: {answer.text[:200]}")
 
     async def _connected(self) -> httpx.AsyncClient:
-        socket = await self._socket()
-        if self._client is None or self._client[0] != socket:
-            await self.aclose()
-            transport = httpx.AsyncHTTPTransport(uds=str(socket))
-            self._client = (socket, httpx.AsyncClient(transport=transport, timeout=_TIMEOUT_S))
-        return self._client[1]
+        async with self._lock:  # two that find no relay must not start two
+            socket = await self._socket()
+            if self._client is None or self._client[0] != socket:
+                await self.aclose()
+                transport = httpx.AsyncHTTPTransport(uds=str(socket))
+                self._client = (socket, httpx.AsyncClient(transport=transport, timeout=_TIMEOUT_S))
+            return self._client[1]

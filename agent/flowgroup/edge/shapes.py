@@ -150,9 +150,7 @@ def one(shape: type[M], answer: Any, what: str) -> M:
     try:
         return shape.model_validate(answer)
     except ValidationError as exc:
-        raise Permanent(
-            f"the API's answer about {what} is not of the shape that Prefect's has: {_wrong(exc)}"
-        ) from exc
+        raise Permanent(f"the API's answer about {what} is not of the shape that Prefect's has: {_wrong(exc)}") from exc
 
 
 def many(shape: type[M], answer: Any, what: str) -> list[M]:

@@ -8,8 +8,7 @@ they are for callers that may not start an event loop, such as a notebook that r
 
 import asyncio
 import functools
-import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -40,25 +39,19 @@ _SETTING = ("must be specified", "Missing", "Unable to", "not allowed", "builder
 
 def join(base: str, *parts: str) -> str:
     """An address below `base`: `join("s3://b/x/", "flows", "a.zip") == "s3://b/x/flows/a.zip"`."""
-    return "/".join(
-        [base if base.endswith("://") else base.rstrip("/"), *(part.strip("/") for part in parts)]
-    )
+    return "/".join([base if base.endswith("://") else base.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def checked(address: str) -> str:
     """`address` as it is kept: its scheme known, a `file://` path absolute and `~` replaced. Raises Refused."""
     scheme, separator, rest = address.partition("://")
     if not separator or scheme not in _SCHEMES or not rest:
-        raise Refused(
-            f"{address!r} is not a store; give file:///path, s3://bucket, gs://bucket or az://container"
-        )
+        raise Refused(f"{address!r} is not a store; give file:///path, s3://bucket, gs://bucket or az://container")
     if scheme != "file":
         return address.rstrip("/")
     path = Path(unquote(rest)).expanduser()
     if not path.is_absolute():
-        raise Refused(
-            f"{address!r} does not name an absolute path; write file:///absolute/path (or file://~/path)"
-        )
+        raise Refused(f"{address!r} does not name an absolute path; write file:///absolute/path (or file://~/path)")
     return local_address(path)
 
 
@@ -69,9 +62,7 @@ def local_address(path: Path) -> str:
 
 def local_path(address: str) -> Path | None:
     """The path that a `file://` address names; None for the other schemes."""
-    return (
-        Path(unquote(address.removeprefix("file://"))).expanduser() if address.startswith("file://") else None
-    )
+    return Path(unquote(address.removeprefix("file://"))).expanduser() if address.startswith("file://") else None
 
 
 def put_now(address: str, data: bytes) -> None:
@@ -159,9 +150,7 @@ def _told(doing: str, address: str) -> Iterator[None]:
             f"cannot {doing} {address}: access denied ({_brief(exc)}); check the store's credentials and rights"
         ) from exc
     except (UnknownConfigurationKeyError, InvalidPathError, NotSupportedError) as exc:
-        raise Refused(
-            f"cannot {doing} {address}: {_brief(exc)}; check the store's address and settings"
-        ) from exc
+        raise Refused(f"cannot {doing} {address}: {_brief(exc)}; check the store's address and settings") from exc
     except GenericError as exc:
         raise _generic(doing, address, exc) from exc
     except (BaseError, OSError) as exc:
@@ -205,18 +194,16 @@ def forget() -> None:
 
 def _bounded(size: int, limit_bytes: int, address: str) -> None:
     if size > limit_bytes:
-        raise Refused(
-            f"{address} has {size} bytes, more than the {limit_bytes} that are allowed: make it smaller"
-        )
+        raise Refused(f"{address} has {size} bytes, more than the {limit_bytes} that are allowed: make it smaller")
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all; who may read it is the folder's and the umask's to say, as for any file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
+    unfinished = path.with_name(f".{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise

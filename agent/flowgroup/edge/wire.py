@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -69,9 +70,7 @@ def headers_for(settings: PrefectSettings) -> dict[str, str]:
 def tls_for(settings: PrefectSettings) -> ssl.SSLContext:
     """TLS as the settings say: an own certificate authority, or (on request only) no check at all."""
     try:
-        context = ssl.create_default_context(
-            cafile=settings.api_ssl_cert_file and str(settings.api_ssl_cert_file)
-        )
+        context = ssl.create_default_context(cafile=settings.api_ssl_cert_file and str(settings.api_ssl_cert_file))
     except OSError as exc:
         raise Refused(f"cannot read {settings.api_ssl_cert_file} (PREFECT_API_SSL_CERT_FILE): {exc}") from exc
     if settings.api_tls_insecure_skip_verify:
@@ -89,9 +88,7 @@ class Wire:
     timeout_s: float = 60.0
     _csrf: dict[str, str] = field(default_factory=dict)
 
-    async def call(
-        self, method: str, path: str, body: Any = None, *, route: str | None = None, **query: str
-    ) -> Any:
+    async def call(self, method: str, path: str, body: Any = None, *, route: str | None = None, **query: str) -> Any:
         """
         One call. Returns the answer's JSON, None if it is empty.
 
@@ -146,33 +143,30 @@ async def connected(
 ) -> AsyncIterator[Wire]:
     """A wire to the API that the settings name. Raises Refused when they are not usable."""
     if not settings.api_url:
-        raise Refused(
-            "PREFECT_API_URL is not set: where is Prefect's API? (for example http://127.0.0.1:4200/api)"
-        )
+        raise Refused("PREFECT_API_URL is not set: where is Prefect's API? (for example http://127.0.0.1:4200/api)")
     try:
+        _check_address(settings.api_url)
         client = httpx.AsyncClient(
             headers=headers_for(settings),
             timeout=settings.api_request_timeout,
             verify=tls_for(settings),
-            limits=httpx.Limits(
-                max_connections=50, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S
-            ),
+            limits=httpx.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S),
             transport=transport,
         )
-        httpx.URL(settings.api_url)
-    except (httpx.InvalidURL, UnicodeEncodeError) as exc:
-        raise Refused(
-            f"PREFECT_API_URL {settings.api_url!r} or the headers for it are not usable: {exc}"
-        ) from exc
+    except (httpx.InvalidURL, ValueError) as exc:  # UnicodeEncodeError (a header) is a ValueError
+        raise Refused(f"PREFECT_API_URL {settings.api_url!r} or the headers for it are not usable: {exc}") from exc
     async with client:
         yield Wire(settings.api_url, client, 2 * settings.api_request_timeout)
 
 
+def _check_address(url: str) -> None:
+    if not urlsplit(url).hostname or not httpx.URL(url).host:
+        raise ValueError("it names no host")
+
+
 def _header_safe(key: str) -> str:
     if not key.isascii() or not key.isprintable():
-        raise Refused(
-            "PREFECT_API_KEY has characters that no key has: was it copied with a line break or a quote?"
-        )
+        raise Refused("PREFECT_API_KEY has characters that no key has: was it copied with a line break or a quote?")
     return key
 
 
@@ -187,7 +181,7 @@ class _Answer:
     def json(self) -> Any:
         try:
             return json.loads(self.body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise Permanent(
                 f"the answer of {self.url} is not JSON: is PREFECT_API_URL the API's address (it ends in /api)?"
             ) from exc
@@ -200,9 +194,7 @@ class _Answer:
         if self.code == 403 and "csrf" in said.lower():
             return _CsrfWanted(said)
         if self.code in {401, 403}:
-            return Unauthorized(
-                f"{self.what}: {self.code} {said}. Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING."
-            )
+            return Unauthorized(f"{self.what}: {self.code} {said}. Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.")
         if self.code < 400:
             to = self.headers.get("location", "elsewhere")
             return Permanent(f"{self.what} leads to {to}: set PREFECT_API_URL to the API's own address.")
@@ -211,7 +203,7 @@ class _Answer:
     def _said(self) -> str:
         try:
             body = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return ""
         if not isinstance(body, dict):
             return str(body)[:_SAID_CHARS]

@@ -46,7 +46,9 @@ class Order(_Frame):
     flow_name: str
     attempt: AttemptId
     token: Token = Field(repr=False)
-    start_at: float | None = Field(default=None, description="unix time before which the child must not propose Running")
+    start_at: float | None = Field(
+        default=None, description="unix time before which the child must not propose Running"
+    )
     code: Annotated[BundleCode | PrefectCode, Field(discriminator="kind")]
     env: dict[str, str] = Field(default_factory=dict)
     dask: bool = False
@@ -81,7 +83,9 @@ class Exit(_Frame):
     code: int | None = None
     signal: int | None = None
     tail: str = ""
-    cause: str | None = Field(default=None, description="what the driver knows beyond the status: memory limit, refused bundle")
+    cause: str | None = Field(
+        default=None, description="what the driver knows beyond the status: memory limit, refused bundle"
+    )
     reached_user_code: bool = False
     reported: bool = Field(default=False, description="the engine said that the API has the run's end")
 

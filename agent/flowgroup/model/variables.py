@@ -37,7 +37,9 @@ class JobVariables(BaseModel):
         title="Memory limit of a worker process",
         description="For example 2GiB. Empty: Dask decides.",
     )
-    worker_size: str | None = Field(default=None, max_length=63, title="Worker size", description="A size of the catalogue.")
+    worker_size: str | None = Field(
+        default=None, max_length=63, title="Worker size", description="A size of the catalogue."
+    )
     scheduler_size: str | None = Field(default=None, max_length=63, title="Scheduler size")
     driver_size: str | None = Field(default=None, max_length=63, title="Driver size")
     worker_spot: bool = Field(default=False, title="Workers on spot nodes")
@@ -47,14 +49,23 @@ class JobVariables(BaseModel):
         description="shared: all runs on one cluster; exclusive: one run at a time; per-run: a cluster for each run.",
     )
     idle_timeout_s: float | None = Field(
-        default=None, ge=0, title="Idle time", description="Seconds without a run after which the cluster goes."
+        default=None,
+        ge=0,
+        title="Idle time",
+        description="Seconds without a run after which the cluster goes.",
     )
     isolation: str | None = Field(
-        default=None, max_length=63, title="Isolation key", description="Flows in different keys never share anything."
+        default=None,
+        max_length=63,
+        title="Isolation key",
+        description="Flows in different keys never share anything.",
     )
     image: str | None = Field(default=None, max_length=1024, title="Image", description="Unused by the local backend.")
     start_script: str | None = Field(
-        default=None, max_length=65536, title="Start script", description="Run by bash before the cluster's first run."
+        default=None,
+        max_length=65536,
+        title="Start script",
+        description="Run by bash before the cluster's first run.",
     )
     env: dict[str, str | None] = Field(default_factory=dict, title="Environment variables")
     memory_limit_bytes: int | None = Field(
@@ -78,7 +89,9 @@ def parse(values: dict[str, Any]) -> JobVariables:
     try:
         return JobVariables.model_validate(values)
     except ValidationError as exc:
-        raise Refused(f"job variables of the deployment are wrong: {_told(exc)}. Correct them and deploy again.") from exc
+        raise Refused(
+            f"job variables of the deployment are wrong: {_told(exc)}. Correct them and deploy again."
+        ) from exc
 
 
 def merged(defaults: dict[str, Any], deployment: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -140,5 +153,6 @@ def _rebased(node: Any) -> Any:
 
 def _told(exc: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(str(part) for part in error['loc']) or 'value'}: {error['msg']}" for error in exc.errors(include_url=False)
+        f"{'.'.join(str(part) for part in error['loc']) or 'value'}: {error['msg']}"
+        for error in exc.errors(include_url=False)
     )

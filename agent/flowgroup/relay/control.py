@@ -5,6 +5,7 @@ What the daemon says to the relay (which attempts are open), and what a child ma
 import json
 import time
 from typing import Literal, TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -29,10 +30,10 @@ Said = TypeVar("Said", bound=BaseModel)
 class _Opened(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    run_id: str
+    run_id: UUID
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     results: str | None = None
-    ttl_s: float | None = Field(default=None, gt=0)
+    ttl_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class _Named(_Opened):
@@ -100,7 +101,7 @@ class Control:
     def _opening(self, attempt: str, said: _Opened) -> Opening:
         return Opening(
             attempt=AttemptId(attempt),
-            run_id=RunId(said.run_id),
+            run_id=RunId(str(said.run_id)),
             token_sha256=said.token_sha256,
             results=said.results,
             ttl_s=said.ttl_s if said.ttl_s is not None else self._settings.attempt_ttl_s,
@@ -141,9 +142,7 @@ async def _parsed(request: Request, form: type[Said], *, limit_bytes: int) -> Sa
     except forward.BodyRefused as exc:
         return exc.answer
     except ValidationError as exc:
-        where = sorted(
-            {".".join(str(part) for part in error["loc"]) for error in exc.errors(include_input=False)}
-        )
+        where = sorted({".".join(str(part) for part in error["loc"]) for error in exc.errors(include_input=False)})
         return JSONResponse({"detail": f"wrong in: {', '.join(where)}"}, 422)
     except (ValueError, RecursionError):
         return JSONResponse({"detail": "the body is not JSON"}, 422)

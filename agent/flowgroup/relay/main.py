@@ -43,7 +43,7 @@ _KEEPALIVE_S = 75
 
 
 def main(args: argparse.Namespace) -> int:
-    """`python -m flowgroup.rooms relay --uds PATH` (or `--tcp HOST:PORT`), with its secrets on standard input."""
+    """`relay --uds PATH` or `relay --tcp HOST:PORT`, with its secrets on standard input."""
     unreadable_by_others()  # first of all: nothing secret is in memory yet
     settings = Settings.read()
     log.configure(room="relay", level=settings.daemon.log_level)
@@ -67,18 +67,14 @@ def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
     """Serve until SIGTERM or SIGINT; a second one does not wait for calls under way."""
     verify = tls_of(settings.prefect)
     with listening(listen) as listener:
-        log.get().info(
-            "relay_listens", at=str(listen) if isinstance(listen, Path) else listener.getsockname()[:2]
-        )
+        log.get().info("relay_listens", at=str(listen) if isinstance(listen, Path) else listener.getsockname()[:2])
         asyncio.run(_serve(settings, secrets, listener, verify))
 
 
-async def _serve(
-    settings: Settings, secrets: Secrets, listener: socket.socket, verify: ssl.SSLContext
-) -> None:
+async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket, verify: ssl.SSLContext) -> None:
     async with forward.client(verify=verify) as client:
         app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify))
-        server = _Server(_config(app))
+        server = _Server(server_config(app))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
@@ -167,7 +163,8 @@ def unreadable_by_others() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def server_config(app: Starlette) -> uvicorn.Config:
+    """How the application is served: no line in any log per call, bounded headers and frames."""
     return uvicorn.Config(
         app,
         log_config=None,

@@ -1,13 +1,16 @@
 """A child's call on its way to the API: who calls, may it pass, what came back."""
 
+import asyncio
+import itertools
 import json
+import time
 from dataclasses import dataclass
 
 import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flowgroup import log, metrics
+from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.relay import door, named, paths, rules
@@ -22,6 +25,9 @@ PREFIX = b"/api"
 _CREATED = 201
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
+_CREDENTIALS = (401, 403)
+_LOCKED_S = 2.0
+_QUIET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +42,13 @@ class Passed:
 class Proxy:
     """`/api/…`: every call is judged, and what may pass is sent on with the token."""
 
-    def __init__(
-        self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings
-    ) -> None:
+    def __init__(self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings) -> None:
         self._attempts = attempts
         self._upstream = upstream
         self._owners = owners
         self._settings = settings
         self._patience = Patience()
-        self._told: set[int] = set()
+        self._quiet_until: dict[int, float] = {}
 
     async def handle(self, request: Request) -> Response:
         """Starlette's endpoint. Whatever the outside does, it answers."""
@@ -73,9 +77,7 @@ class Proxy:
             parsed = named.parse(body) if found and found[0].reads_body else None
         except named.Malformed as exc:
             return _refused(attempt, request, str(exc), status=400)
-        return await self._ruled(
-            request, attempt, rules.decide(found, parts, parsed, attempt.belongings.cover), body
-        )
+        return await self._ruled(request, attempt, rules.decide(found, parts, parsed, attempt.belongings.cover), body)
 
     async def _ruled(
         self, request: Request, attempt: OpenAttempt, ruling: rules.Ruling, body: bytes
@@ -92,46 +94,63 @@ class Proxy:
                 return _refused(attempt, request, f"{foreign.kind} {foreign.id} does not belong to this run")
 
     async def _sent(self, request: Request, passed: Passed) -> Response:
-        hold_s = self._settings.hold_s
+        """What the API made of it, as the child is told. Raises Transient when the child is to wait."""
         headers = request.headers.raw
         if passed.allow.makes:  # its answer is read here, so it must not be compressed
             headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
-        query = request.scope["query_string"]
         outgoing = self._upstream.request(
-            request.method, passed.allow.path, query=query, headers=headers, body=passed.body, hold_s=hold_s
+            request.method,
+            passed.allow.path,
+            query=request.scope["query_string"],
+            headers=headers,
+            body=passed.body,
+            hold_s=self._settings.hold_s,
         )
-        response, small = await forward.exchange(self._upstream.client, outgoing, hold_s=hold_s)
-        if await self._is_outage(request, passed, response, small):
+        response, small = await self._answer(outgoing)
+        if await self._is_outage(passed, request.method, response.status_code, small):
             await response.aclose()
             asked = retry_after_s(response.headers)
             raise Transient(f"it answered {response.status_code}", retry_after_s=asked)
         _remember(passed, response, small)
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
 
-    async def _is_outage(
-        self, request: Request, passed: Passed, response: httpx.Response, small: bytes | None
-    ) -> bool:
-        status, call = response.status_code, (passed.attempt.id, request.method, passed.allow.path)
+    async def _answer(self, outgoing: httpx.Request) -> tuple[httpx.Response, bytes | None]:
+        """
+        The API's answer. A Prefect server over SQLite says 503 whenever its database is locked, without
+        having done anything: that is asked again here at once, for a child would wait for seconds.
+        """
+        hold_s = self._settings.hold_s
+        until = time.monotonic() + min(_LOCKED_S, hold_s)
+        for tries in itertools.count(1):
+            response, small = await forward.exchange(self._upstream.client, outgoing, hold_s=hold_s)
+            pause_s = retry.pause_s(tries, None, base_s=0.1)
+            locked = response.status_code == _UNAVAILABLE and "retry-after" not in response.headers
+            if not locked or time.monotonic() + pause_s > until:
+                break
+            await response.aclose()
+            await asyncio.sleep(pause_s)
+        return response, small
+
+    async def _is_outage(self, passed: Passed, method: str, status: int, small: bytes | None) -> bool:
+        """Whether the child is to wait, and not to be told."""
+        call = (passed.attempt.id, method, passed.allow.path)
         verdict = judge(status, small)
         if verdict is Verdict.PASS:
             self._patience.worked(*call)
-            self._told.clear()
             return False
-        self._tell(status, passed)
+        self._tell(status, passed.allow.route)
         if verdict is Verdict.WAIT:
             return True
         return not (self._patience.is_over(*call) and await self._answers_at_all())
 
-    def _tell(self, status: int, passed: Passed) -> None:
-        """Log once per status until the API is well again: this is for the operator."""
-        if status not in self._told:
-            self._told.add(status)
-            remedy = (
-                "check the API key or auth string"
-                if status in (401, 403)
-                else "runs wait until it is well again"
-            )
-            log.get().error("api_in_trouble", status=status, route=passed.allow.route, remedy=remedy)
+    def _tell(self, status: int, route: str) -> None:
+        """Log, for the operator: each status once a minute."""
+        now = time.monotonic()
+        if now < self._quiet_until.get(status, now):
+            return
+        self._quiet_until[status] = now + _QUIET_S
+        remedy = "check the API key or auth string" if status in _CREDENTIALS else "runs wait until it is well again"
+        log.get().error("api_in_trouble", status=status, route=route, remedy=remedy)
 
     async def _answers_at_all(self) -> bool:
         hold_s = self._settings.hold_s

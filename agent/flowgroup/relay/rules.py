@@ -73,9 +73,7 @@ RULES: tuple[Rule, ...] = (
     *_reads("GET /health", "GET /ready", "GET /hello", "GET /version", "GET /csrf-token"),
     *_reads("GET /admin/version", "GET /admin/storage"),
     # Own flow run, and those that it started.
-    *_reads(
-        "GET /flow_runs/{id}", "POST /flow_runs/filter", "POST /flow_runs/count", "POST /flow_runs/paginate"
-    ),
+    *_reads("GET /flow_runs/{id}", "POST /flow_runs/filter", "POST /flow_runs/count", "POST /flow_runs/paginate"),
     *_reads("POST /flow_runs/history", "POST /flow_runs/lateness"),
     *_reads("GET /flow_runs/{id}/graph", "GET /flow_runs/{id}/graph-v2"),
     *_reads("GET /flow_run_states/{id}", "GET /flow_run_states/"),
@@ -92,9 +90,7 @@ RULES: tuple[Rule, ...] = (
     Rule("GET", "/flow_runs/{id}/input/{name}", named.flow_run_in_path),
     Rule("DELETE", "/flow_runs/{id}/input/{name}", named.flow_run_in_path),
     # Task runs.
-    *_reads(
-        "GET /task_runs/{id}", "POST /task_runs/filter", "POST /task_runs/count", "POST /task_runs/paginate"
-    ),
+    *_reads("GET /task_runs/{id}", "POST /task_runs/filter", "POST /task_runs/count", "POST /task_runs/paginate"),
     *_reads("POST /task_runs/history", "GET /task_run_states/{id}", "GET /task_run_states/"),
     _body("POST", "/task_runs/", named.new_task_run, makes=Kind.TASK_RUN),
     Rule("PATCH", "/task_runs/{id}", named.task_run_in_path),
@@ -113,9 +109,7 @@ RULES: tuple[Rule, ...] = (
     Rule("POST", "/flows/"),
     *_reads("GET /flows/{id}", "GET /flows/name/{name}"),
     *_reads("POST /flows/filter", "POST /flows/count", "POST /flows/paginate"),
-    *_reads(
-        "GET /deployments/{id}", "GET /deployments/name/{name}/{name}", "GET /deployments/{id}/schedules"
-    ),
+    *_reads("GET /deployments/{id}", "GET /deployments/name/{name}/{name}", "GET /deployments/{id}/schedules"),
     *_reads("POST /deployments/filter", "POST /deployments/count", "POST /deployments/paginate"),
     # Work pools and queues are read: the engine relates its events to them.
     *_reads("GET /work_pools/{name}", "POST /work_pools/filter", "POST /work_pools/count"),
@@ -130,9 +124,7 @@ RULES: tuple[Rule, ...] = (
     *_reads("GET /block_schemas/{id}", "GET /block_schemas/checksum/{name}", "POST /block_schemas/filter"),
     *_reads("GET /block_capabilities/"),
     # Variables are an ordinary flow's memory between runs: Variable.get, set and unset.
-    *_reads(
-        "GET /variables/{id}", "GET /variables/name/{name}", "POST /variables/filter", "POST /variables/count"
-    ),
+    *_reads("GET /variables/{id}", "GET /variables/name/{name}", "POST /variables/filter", "POST /variables/count"),
     Rule("POST", "/variables/"),
     Rule("PATCH", "/variables/{id}"),
     Rule("PATCH", "/variables/name/{name}"),

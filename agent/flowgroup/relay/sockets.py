@@ -38,9 +38,7 @@ _FIRST_FRAME_S = 10.0
 class Sockets:
     """`/api/events/in` and `/api/events/out`."""
 
-    def __init__(
-        self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings
-    ) -> None:
+    def __init__(self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings) -> None:
         self._attempts = attempts
         self._upstream = upstream
         self._owners = owners
@@ -54,9 +52,7 @@ class Sockets:
 
     async def refuse(self, socket: WebSocket) -> None:
         """Any other websocket."""
-        detail = (
-            f"flowgroup's relay refuses the websocket {socket.url.path[:200]}: a flow run does not open it"
-        )
+        detail = f"flowgroup's relay refuses the websocket {socket.url.path[:200]}: a flow run does not open it"
         metrics.RELAY_REQUESTS.labels("refused").inc()
         await pump.deny(socket, JSONResponse({"detail": detail}, 403))
 
@@ -102,9 +98,7 @@ class Sockets:
             metrics.RELAY_REQUESTS.labels("away").inc()
             await pump.close(socket, pump.Ending(pump.TRY_AGAIN, str(exc)))
 
-    async def _pass(
-        self, socket: WebSocket, upstream: ClientConnection, attempt: OpenAttempt, *, judged: bool
-    ) -> None:
+    async def _pass(self, socket: WebSocket, upstream: ClientConnection, attempt: OpenAttempt, *, judged: bool) -> None:
         """
         Both sides have shaken hands. Transient from here on would be the pump's to tell: it closes with a
         code.
@@ -125,9 +119,7 @@ class Sockets:
         client would send it again, and never anything after it.
         """
         try:
-            wanted = tuple(
-                one for one in named.event_names(named.parse(frame)) if not attempt.belongings.cover(one)
-            )
+            wanted = tuple(one for one in named.event_names(named.parse(frame)) if not attempt.belongings.cover(one))
             foreign = await self._owners.first_foreign(attempt, wanted) if wanted else None
         except Malformed as exc:
             reason = str(exc)

@@ -143,9 +143,7 @@ class Attempts:
 
     def is_anothers(self, attempt: OpenAttempt, task_run: str) -> bool:
         """Whether another open attempt has, or has claimed, this task run."""
-        return any(
-            other is not attempt and other.belongings.has_task_run(task_run) for other in self._by_id.values()
-        )
+        return any(other is not attempt and other.belongings.has_task_run(task_run) for other in self._by_id.values())
 
     def _put(self, opening: Opening, now: float) -> None:
         before = self._by_id.get(opening.attempt)

@@ -18,9 +18,7 @@ from flowgroup.settings import PrefectSettings
 
 _CLOUD = "https://api.prefect.cloud/api"
 # What of a child's headers goes on: nothing that says who it is, nothing that a proxy acts on.
-_PASSED = frozenset(
-    b"accept accept-encoding content-type user-agent idempotency-key traceparent tracestate".split()
-)
+_PASSED = frozenset(b"accept accept-encoding content-type user-agent idempotency-key traceparent tracestate".split())
 _PASSED_PREFIXES = (b"x-prefect-", b"prefect-csrf-")
 _OWN_OF_THE_ANSWER = (
     b"set-cookie",
@@ -54,9 +52,7 @@ def read_secrets(stdin: TextIO) -> Secrets:
         )
         raise Refused(f"the relay's standard input is wrong in: {', '.join(names)}") from None
     except ValueError:
-        raise Refused(
-            "the relay wants one line of JSON on its standard input (the daemon gives it)"
-        ) from None
+        raise Refused("the relay wants one line of JSON on its standard input (the daemon gives it)") from None
 
 
 class Upstream:
@@ -97,9 +93,7 @@ class Upstream:
 
     def _authority(self) -> dict[str, str]:
         """Custom headers and credentials. As in Prefect's client, the auth string wins over the key."""
-        made = {
-            name.lower(): value.get_secret_value() for name, value in self._secrets.custom_headers.items()
-        }
+        made = {name.lower(): value.get_secret_value() for name, value in self._secrets.custom_headers.items()}
         made.pop("user-agent", None)
         if self._secrets.api_auth_string:
             text = self._secrets.api_auth_string.get_secret_value()

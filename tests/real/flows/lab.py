@@ -1,0 +1,241 @@
+"""One flow that does what a test asks for, so that one cluster serves many tests."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import helper
+from prefect import flow, get_run_logger, task
+from prefect.blocks.system import Secret
+from prefect.cache_policies import INPUTS
+from prefect.deployments import run_deployment
+from prefect.flow_runs import pause_flow_run, suspend_flow_run
+from prefect.runtime import flow_run, task_run
+from prefect.variables import Variable
+
+
+@task
+def where(number: int) -> tuple[int, int]:
+    get_run_logger().info("task %d is in process %d", number, os.getpid())
+    return number, os.getpid()
+
+
+@task(tags=["flowgroup-one-at-a-time"])
+def span(_: int) -> tuple[float, float]:
+    began = time.time()
+    time.sleep(0.3)
+    return began, time.time()
+
+
+@task(cache_policy=INPUTS, persist_result=True)
+def doubled(number: int, salt: str) -> int:
+    get_run_logger().info("computed %s", salt)
+    return 2 * number
+
+
+@task
+def secrets() -> dict[str, Any]:
+    names = [name for name in os.environ if name.startswith("PREFECT_API") or "TOKEN" in name]
+    return {"secret": Secret.load("flowgroup-test").get(), "variable": Variable.get("flowgroup_test"), "names": names}
+
+
+@task
+def large(size: int) -> bytes:
+    return b"x" * size
+
+
+@task
+def point(x: int) -> helper.Point:
+    return helper.Point(x)
+
+
+@task
+def lazy(p: helper.Point) -> tuple[int, bool]:
+    import helper as again
+
+    return again.version(), isinstance(p, again.Point)
+
+
+@task
+def failing() -> None:
+    raise ValueError("this task fails")
+
+
+@task(retries=2)
+def flaky() -> int:
+    if task_run.run_count < 3:
+        raise ValueError("again")
+    return int(task_run.run_count)
+
+
+@task
+async def later(number: int) -> int:
+    await asyncio.sleep(0.05)
+    return number + 1
+
+
+@task
+def nested(number: int) -> int:
+    return int(later.submit(number).result())
+
+
+@flow
+def inner(number: int) -> int:
+    return int(later.submit(number).result())
+
+
+@flow
+def inner_sleeps(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def tasks_on_dask(salt: str = "") -> dict[str, Any]:
+    spans = sorted(future.result() for future in span.map(range(3)))
+    p = point.submit(4)
+    failed = failing.submit()
+    failed.wait()
+    return {
+        "pids": sorted({pid for _, pid in where.map(range(4)).result()}),
+        "own": os.getpid(),
+        "serial": all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False)),
+        "cached": [doubled.submit(21, salt).result(), doubled.submit(21, salt).result()],
+        "secrets": secrets.submit().result(),
+        "large": len(large.submit(8_000_000).result()),
+        "same_class": isinstance(p.result(), helper.Point),
+        "lazy": list(lazy.submit(p).result()),
+        "failed": failed.state.name,
+        "flaky": flaky.submit().result(),
+        "later": later.submit(1).result(),
+        "nested": nested.submit(1).result(),
+        "inner": inner(1),
+        "waited": later.submit(5, wait_for=[p]).result(),
+    }
+
+
+def dask_itself() -> int:
+    from flowgroup import get_dask_client
+
+    return int(get_dask_client().submit(lambda x: helper.Point(x).x + 1, 41).result())
+
+
+def surroundings() -> dict[str, Any]:
+    return {
+        "cwd": os.getcwd(),
+        "stdin": sys.stdin.read(),
+        "pid": os.getpid(),
+        "tmp": os.environ["TMPDIR"],
+        "mark": os.environ.get("LAB_MARK"),
+        "files": sorted(os.listdir(".")),
+    }
+
+
+def marks(mark: str) -> list[str | None]:
+    """Changes what belongs to the process, and looks whether anybody else's changes show."""
+    os.environ["LAB_MARK"] = mark
+    Path("mark.txt").write_text(mark)
+    time.sleep(2)
+    return [os.environ["LAB_MARK"], Path("mark.txt").read_text()]
+
+
+def segfault() -> None:
+    print("about to crash", flush=True)
+    ctypes.string_at(0)
+
+
+def exits(code: int) -> None:
+    print("the last line before the end", flush=True)
+    os._exit(code)
+
+
+def endless_c(pattern: str = "(a+)+$") -> None:
+    import re
+
+    re.match(pattern, "a" * 60 + "b")
+
+
+def ignores_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(0.5)
+
+
+def leaves_children() -> list[int]:
+    stay = [sys.executable, "-c", "import time; time.sleep(600)"]
+    return [subprocess.Popen(stay).pid, subprocess.Popen(stay, start_new_session=True).pid]
+
+
+def sleeps(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+def prints(lines: int) -> None:
+    for number in range(lines):
+        print(f"line {number}")
+
+
+def parent_of_sleeper(seconds: float) -> None:
+    inner_sleeps(seconds)
+
+
+def deploys(deployment: str) -> str:
+    child = run_deployment(deployment, parameters={"what": "sleeps", "with_": {"seconds": 0.1}}, timeout=60, poll_interval=0.3)
+    return str(child.state.name)
+
+
+def pauses() -> str:
+    pause_flow_run(timeout=60, poll_interval=1)
+    return "went on"
+
+
+def suspends() -> str:
+    if flow_run.run_count == 1:
+        suspend_flow_run(timeout=60)
+    return f"attempt {flow_run.run_count}"
+
+
+def fails() -> None:
+    raise RuntimeError("the flow fails on purpose")
+
+
+def eats(mebibytes: int) -> None:
+    eaten = [b"x" * (1 << 20) for _ in range(mebibytes)]
+    time.sleep(30)
+    print(len(eaten))
+
+
+@flow(log_prints=True, persist_result=True)
+def lab(what: str, with_: dict[str, Any] | None = None) -> Any:
+    found = globals()[what](**(with_ or {}))
+    get_run_logger().info("found %r", found)
+    return found
+
+
+def _noted(hook: str) -> Any:
+    def note(flow: Any, run: Any, state: Any) -> None:  # noqa: ARG001
+        get_run_logger().info("hook %s saw %s", hook, state.name)
+
+    return note
+
+
+lab.on_completion_hooks.append(_noted("on_completion"))
+lab.on_failure_hooks.append(_noted("on_failure"))
+lab.on_cancellation_hooks.append(_noted("on_cancellation"))
+
+
+@flow(retries=1, retry_delay_seconds=0)
+def twice() -> int:
+    if flow_run.run_count < 2:
+        raise RuntimeError("the first time it fails")
+    return int(flow_run.run_count)
+
+
+@flow(timeout_seconds=1)
+def too_slow() -> None:
+    time.sleep(20)

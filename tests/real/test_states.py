@@ -1,0 +1,64 @@
+"""How runs end, as Prefect's users expect: by the API's own record."""
+
+import pytest
+
+from tests.real.stack import Stack, wait_for
+
+pytestmark = pytest.mark.real
+
+
+def test_a_run_completes_and_its_log_is_there(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="prints", with_={"lines": 3})
+    assert whole.wait(run)["state_name"] == "Completed"
+    assert whole.wait_log(run, "line 2")["level"] == 20
+    assert whole.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    whole.wait_log(run, "hook on_completion saw Completed")
+
+
+def test_a_flow_that_raises_fails_with_its_words(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="fails")
+    assert whole.wait(run)["state_name"] == "Failed"
+    assert "the flow fails on purpose" in whole.message(run)
+    whole.wait_log(run, "hook on_failure saw Failed")
+
+
+def test_wrong_parameters_fail_the_run(whole: Stack, plain: str) -> None:
+    answer = whole.api.post(
+        f"/deployments/{plain}/create_flow_run", json={"parameters": {"what": 1, "nonsense": 2}, "enforce_parameter_schema": False}
+    )
+    assert answer.status_code == 201
+    run = answer.json()["id"]
+    whole.api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "SCHEDULED"}})
+    assert whole.wait(run)["state_name"] == "Failed"
+    assert "parameters" in whole.message(run)
+
+
+def test_a_paused_run_goes_on_in_its_process(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="pauses")
+    whole.wait(run, "Paused")
+    assert whole.api.post(f"/flow_runs/{run}/resume", json={}).is_success
+    assert whole.wait(run)["state_name"] == "Completed"
+
+
+def test_a_suspended_run_gives_its_process_up_and_comes_back(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="suspends")
+    whole.wait(run, "Suspended")
+    wait_for(lambda: [e for e in whole.events("run_ended") if e["run"] == run], "the suspended attempt ends")
+    assert whole.run(run)["state_name"] == "Suspended"
+    assert whole.api.post(f"/flow_runs/{run}/resume", json={}).is_success
+    assert whole.wait(run)["state_name"] == "Completed"
+    whole.wait_log(run, "attempt 2")
+
+
+def test_a_sub_flow_run_by_deployment_runs_and_is_waited_for(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="deploys", with_={"deployment": "lab/plain"})
+    assert whole.wait(run)["state_name"] == "Completed"
+    whole.wait_log(run, "found 'Completed'")
+
+
+def test_flow_retries_and_timeouts(whole: Stack) -> None:
+    again = whole.start(whole.deploy("lab.py:twice", "d"))
+    slow = whole.start(whole.deploy("lab.py:too_slow", "d"))
+    assert whole.wait(again)["state_name"] == "Completed"
+    assert whole.run(again)["run_count"] == 2
+    assert whole.wait(slow)["state_name"] == "TimedOut"

@@ -1,0 +1,155 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, unix_connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from flowgroup.settings import RelaySettings
+from tests.relay.serving import TOKEN, Relay, an_id, relay
+
+_BY_HEADER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@asynccontextmanager
+async def _child(
+    on: Relay, path: str = "/api/events/in", *, token: str | None = TOKEN, headers: Any = None
+) -> AsyncIterator[ClientConnection]:
+    """A websocket as Prefect's client opens it, after its handshake."""
+    async with unix_connect(
+        str(on.socket), f"ws://relay{path}", subprotocols=[Subprotocol("prefect")], additional_headers=headers
+    ) as socket:
+        assert socket.subprotocol == "prefect"
+        await (await socket.ping())
+        await socket.send(json.dumps({"type": "auth", "token": token}))
+        assert json.loads(await socket.recv()) == {"type": "auth_success"}
+        yield socket
+
+
+def _event(id: str) -> str:
+    return json.dumps({"event": "e", "resource": {"prefect.resource.id": f"prefect.flow-run.{id}"}, "payload": {}})
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("token", "headers"), [(TOKEN, None), (None, _BY_HEADER), (TOKEN, _BY_HEADER)])
+async def test_events_reach_the_api_with_the_real_token(tmp_path: Path, token: str | None, headers: Any) -> None:
+    async with relay(tmp_path) as on, _child(on, token=token, headers=headers) as socket:
+        await socket.send(_event(on.run))
+        await _until(lambda: on.api.frames == [_event(on.run)])
+        assert on.api.upgrades[0]["authorization"] == "Bearer the-real-token"
+        assert TOKEN not in str(on.api.upgrades)
+
+
+async def test_events_of_other_runs_are_dropped_and_the_rest_go_on(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on) as socket:
+        for frame in (_event(an_id()), "not json", '{"a":1,"a":2}', _event(on.run)):
+            await socket.send(frame)
+        await _until(lambda: len(on.api.frames) > 0)
+        assert on.api.frames == [_event(on.run)]
+
+
+async def test_events_come_out(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on, "/api/events/out") as socket:
+        await socket.send('{"type": "filter", "filter": {}}')
+        on.api.to_send.put_nowait('{"type": "event"}')
+        assert await socket.recv() == '{"type": "event"}'
+        assert on.api.frames == ['{"type": "filter", "filter": {}}']
+
+
+async def test_a_close_of_the_api_is_passed_on_with_its_code(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on, "/api/events/out") as socket:
+        on.api.to_send.put_nowait(None)
+        with pytest.raises(ConnectionClosed) as ended:
+            await socket.recv()
+        assert ended.value.rcvd is not None
+        assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (1012, "service restart")
+
+
+@pytest.mark.parametrize("token", ["wrong", None])
+async def test_a_wrong_token_in_the_first_frame_is_refused(tmp_path: Path, token: str | None) -> None:
+    async with relay(tmp_path) as on:
+        with pytest.raises(ConnectionClosed) as ended:
+            async with _child(on, token=token):
+                raise AssertionError("it was let in")
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 1008
+        assert on.api.upgrades == []
+
+
+async def test_a_wrong_token_in_the_upgrade_is_refused(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on:
+        with pytest.raises(InvalidStatus) as refused:
+            async with _child(on, headers={"Authorization": "Bearer wrong"}):
+                raise AssertionError("it was let in")
+        assert refused.value.response.status_code == 401
+
+
+async def test_a_closed_attempt_may_not_go_on(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on) as socket:
+        await on.daemon.delete(f"/flowgroup/attempts/{on.attempt}")
+        await socket.send(_event(on.run))
+        with pytest.raises(ConnectionClosed) as ended:
+            await socket.recv()
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 1008
+        assert on.api.frames == []
+
+
+@pytest.mark.parametrize("secrets", [{"api_url": "http://127.0.0.1:9/api"}, {"api_key": "no longer good"}])
+async def test_while_the_api_is_away_the_client_is_told_to_try_again(tmp_path: Path, secrets: Any) -> None:
+    """Before the answer to its ping, for otherwise Prefect's client would give up."""
+    async with relay(tmp_path, secrets=secrets, settings=RelaySettings(hold_s=0.5)) as on:
+        await _is_turned_away(on)
+
+
+async def test_a_relay_that_was_just_started_turns_nobody_away_for_good(tmp_path: Path) -> None:
+    async with relay(tmp_path, opened=False) as on:
+        await _is_turned_away(on)
+
+
+async def test_a_websocket_that_the_api_refuses_is_tried_again(tmp_path: Path) -> None:
+    async with relay(tmp_path, upgrade_status=403) as on:
+        await _is_turned_away(on)
+
+
+async def _is_turned_away(on: Relay) -> None:
+    async with unix_connect(
+        str(on.socket),
+        "ws://relay/api/events/in",
+        subprotocols=[Subprotocol("prefect")],
+        additional_headers=_BY_HEADER,
+    ) as socket:
+        with pytest.raises(ConnectionClosed) as ended:
+            await socket.recv()
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 1013
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/logs/out", "/api/work_pools/p/workers/connect", "/api/task_runs/subscriptions/scheduled", "/x"]
+)
+async def test_other_websockets_are_refused(tmp_path: Path, path: str) -> None:
+    async with relay(tmp_path) as on:
+        with pytest.raises(InvalidStatus) as refused:
+            async with _child(on, path, headers=_BY_HEADER):
+                raise AssertionError("it was let in")
+        assert refused.value.response.status_code == 403
+
+
+async def test_prefect_clouds_way_in_has_no_handshake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowgroup.relay.upstream._CLOUD", "http://127.0.0.1")
+    async with relay(tmp_path) as on, _child(on) as socket:
+        await socket.send(_event(on.run))
+        await _until(lambda: on.api.frames == [_event(on.run)])
+        assert "sec-websocket-protocol" not in on.api.upgrades[0]
+        assert on.api.upgrades[0]["authorization"] == "Bearer the-real-token"

@@ -1,0 +1,99 @@
+from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.relay.tokens import Attempts, Kind, Named, Opening, OpenAttempt
+from tests.relay.serving import sha256
+
+_RUN = RunId("11111111-1111-1111-1111-111111111111")
+
+
+def _opening(attempt: str, token: str, *, run: str = _RUN, ttl_s: float = 10.0) -> Opening:
+    return Opening(AttemptId(attempt), RunId(run), sha256(token), None, ttl_s)
+
+
+def _found(attempts: Attempts, token: str) -> OpenAttempt:
+    found = attempts.find(token)
+    assert found is not None
+    return found
+
+
+def test_before_the_daemon_spoke_nothing_is_known() -> None:
+    attempts = Attempts()
+    assert not attempts.known
+    attempts.level([], 0.0)
+    assert attempts.known
+
+
+def test_a_token_is_good_while_its_attempt_is_open() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "secret"), 0.0)
+    assert _found(attempts, "secret").id == "a"
+    assert attempts.find("Secret") is None
+    assert attempts.find("") is None
+    assert attempts.find("\ud800") is None
+    assert attempts.close(AttemptId("a"), 1.0)
+    assert attempts.find("secret") is None
+    assert not attempts.close(AttemptId("a"), 1.0)
+
+
+def test_the_token_is_not_kept() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "secret"), 0.0)
+    assert "secret" not in repr(_found(attempts, "secret"))
+
+
+def test_a_level_closes_what_it_does_not_name_and_keeps_what_the_rest_own() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "one"), 0.0)
+    attempts.open(_opening("b", "two"), 0.0)
+    _found(attempts, "two").belongings.add(Kind.FLOW_RUN, "sub")
+    attempts.level([_opening("b", "two"), _opening("c", "three")], 1.0)
+    assert attempts.find("one") is None
+    assert _found(attempts, "two").belongings.has(Kind.FLOW_RUN, "sub")
+    assert len(attempts) == 2
+
+
+def test_a_new_token_for_an_attempt_ends_the_old_one() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "old"), 0.0)
+    before = _found(attempts, "old")
+    attempts.open(_opening("a", "new"), 1.0)
+    assert attempts.find("old") is None
+    assert not attempts.is_open(before)
+    assert attempts.is_open(_found(attempts, "new"))
+
+
+def test_what_the_daemon_does_not_extend_runs_out_when_it_speaks_next() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "one", ttl_s=10.0), 0.0)
+    attempts.open(_opening("b", "two", ttl_s=100.0), 0.0)
+    attempts.open(_opening("b", "two", ttl_s=100.0), 9.0)
+    assert attempts.find("one") is not None
+    attempts.open(_opening("b", "two", ttl_s=100.0), 11.0)
+    assert attempts.find("one") is None
+    assert attempts.find("two") is not None
+
+
+def test_while_the_daemon_is_away_nothing_runs_out() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "one", ttl_s=10.0), 0.0)
+    attempts.level([_opening("a", "one", ttl_s=10.0)], 100_000.0)  # it is back, and says that the attempt is open
+    assert attempts.find("one") is not None
+
+
+def test_a_claimed_task_run_is_enough_to_speak_of_it_and_not_to_act_on_it() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "one"), 0.0)
+    own = _found(attempts, "one").belongings
+    own.claim("task")
+    assert own.cover(Named(Kind.TASK_RUN, "task", may_be_new=True))
+    assert not own.cover(Named(Kind.TASK_RUN, "task"))
+    assert not own.cover(Named(Kind.FLOW_RUN, "task", may_be_new=False))
+
+
+def test_what_another_attempt_claimed_is_anothers() -> None:
+    attempts = Attempts()
+    attempts.open(_opening("a", "one"), 0.0)
+    attempts.open(_opening("b", "two"), 0.0)
+    a, b = _found(attempts, "one"), _found(attempts, "two")
+    a.belongings.claim("task")
+    assert attempts.is_anothers(b, "task")
+    assert not attempts.is_anothers(a, "task")
