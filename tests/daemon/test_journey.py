@@ -143,7 +143,7 @@ async def test_a_cluster_that_does_not_come_in_time_gives_the_run_back() -> None
         run = await due(at)
         await at.journeys.carry(run)
         assert world.fake.states(run.id) == ["SCHEDULED", "PENDING", "SCHEDULED"]
-        assert "not ready within 60 s" in world.fake.message(run.id)
+        assert "within 60 s (FLOWGROUP_CLUSTER_TIMEOUT_S): cluster etl-" in world.fake.message(run.id)
         nothing_is_kept(at)
 
 

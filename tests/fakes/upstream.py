@@ -66,9 +66,7 @@ class FakeAPI:
 
     async def call(self, request: Request) -> Response:
         path = request.scope["raw_path"].decode().removeprefix("/api")
-        seen = Seen(
-            request.method, path, request.url.query, dict(request.headers), await request.body()
-        )
+        seen = Seen(request.method, path, request.url.query, dict(request.headers), await request.body())
         self.seen.append(seen)
         failed = await self._failed(path)
         if failed is not None:

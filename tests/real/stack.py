@@ -20,6 +20,19 @@ FLOWS = Path(__file__).with_name("flows")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
+class Patient(httpx.HTTPTransport):
+    """Prefect's server answers 503 while SQLite is busy; its own client tries again, and so do we."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for pause_s in (0.2, 0.5, 1.0, 2.0):
+            answer = super().handle_request(request)
+            if answer.status_code != 503:
+                return answer
+            answer.close()
+            time.sleep(pause_s)
+        return super().handle_request(request)
+
+
 @dataclass
 class Stack:
     """`api` speaks to the Prefect server itself; `home` is FLOWGROUP_HOME; `pool` the pool that the daemon serves."""
@@ -138,7 +151,7 @@ def stack(url: str, home: Path, pool: str, *, keys: Path | None = None, env: Map
     with (
         changed_environment(env or {}),
         service.daemon(url, pool=pool, home=home, keys=keys, log=home / "daemon.log") as daemon,
-        httpx.Client(base_url=url, timeout=30) as api,
+        httpx.Client(base_url=url, timeout=30, transport=Patient()) as api,
     ):
         yield Stack(url, api, home, pool, daemon)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from flowgroup.edge import forward
 from flowgroup.relay import main
 from flowgroup.relay.upstream import Secrets, Upstream
@@ -29,7 +30,9 @@ def sha256(token: str) -> str:
 
 @dataclass
 class Relay:
-    """`run` is the flow run of the open attempt; `child` speaks as it does, `daemon` shows the control key."""
+    """
+    `run` is the flow run of the open attempt; `child` speaks as it does, `daemon` shows the control key.
+    """
 
     api: FakeAPI
     socket: Path
@@ -72,3 +75,9 @@ async def relay(
         if opened:
             (await made.open()).raise_for_status()
         yield made
+
+
+def waits(answer: httpx.Response) -> bool:
+    """Whether Prefect's client waits for as long as it takes."""
+    assert float(answer.headers["retry-after"]) >= 1.0
+    return answer.status_code == 503 and answer.headers["prefect-maintenance"] == "true"

@@ -31,7 +31,14 @@ async def test_the_level_is_exactly_what_is_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"token_sha256": "secret"}, {"run_id": None}, {"run_id": "not-an-id"}, {"ttl_s": 0}, {"ttl_s": "inf"}, {"ttl_s": -1}],
+    [
+        {"token_sha256": "secret"},
+        {"run_id": None},
+        {"run_id": "not-an-id"},
+        {"ttl_s": 0},
+        {"ttl_s": "inf"},
+        {"ttl_s": -1},
+    ],
 )
 async def test_nonsense_from_the_daemon_is_refused_without_repeating_it(tmp_path: Path, wrong: dict[str, Any]) -> None:
     async with relay(tmp_path) as on:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,9 +35,7 @@ async def _desk(uds: Path, *, hold_s: float = 1.0, limit_bytes: int = 1000) -> A
     """A desk that passes everything on to `uds`; gives its address."""
 
     async def call(request: Request) -> Response:
-        return await forward.pass_on(
-            request, upstream, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes
-        )
+        return await forward.pass_on(request, upstream, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes)
 
     async def events(socket: WebSocket) -> None:
         await pump.pass_on(socket, url=f"ws://relay{socket.url.path}", hold_s=hold_s, uds=uds)
@@ -65,9 +64,11 @@ async def test_compressed_bytes_are_not_touched(tmp_path: Path) -> None:
         assert request.headers["accept-encoding"] == "gzip"
         return Response(packed, headers={"Content-Encoding": "gzip", "X-A": "b", "Connection": "X-B", "X-B": "c"})
 
-    async with _between(tmp_path, answer) as client:
-        async with client.stream("GET", "/x", headers={"Accept-Encoding": "gzip"}) as got:
-            raw = b"".join([chunk async for chunk in got.aiter_raw()])
+    async with (
+        _between(tmp_path, answer) as client,
+        client.stream("GET", "/x", headers={"Accept-Encoding": "gzip"}) as got,
+    ):
+        raw = b"".join([chunk async for chunk in got.aiter_raw()])
     assert raw == packed
     assert got.headers["content-length"] == str(len(packed))
     assert got.headers["x-a"] == "b"
@@ -116,10 +117,10 @@ async def test_large_answers_are_streamed(tmp_path: Path) -> None:
 
 
 async def test_an_answer_that_breaks_off_in_the_middle_does_not_look_whole(tmp_path: Path) -> None:
-    async with _rude(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n") as (path, _):
-        async with _desk(path) as url, httpx.AsyncClient() as client:
-            with pytest.raises(httpx.RemoteProtocolError):
-                await client.get(url)
+    half = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    async with _rude(half) as (path, _), _desk(path) as url, httpx.AsyncClient() as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(url)
 
 
 async def test_a_body_that_is_too_large_is_refused(tmp_path: Path) -> None:
@@ -167,8 +168,6 @@ async def test_a_post_that_may_have_been_carried_out_is_not_sent_again() -> None
 @asynccontextmanager
 async def _rude(reply: bytes | None, *, calls_per_connection: int = 1) -> AsyncIterator[tuple[Path, list[bytes]]]:
     """A server which answers each connection's first calls with these bytes, and hangs up."""
-    import tempfile
-
     calls: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,9 +204,12 @@ async def test_events_go_through_desk_and_relay(tmp_path: Path) -> None:
 
 
 async def test_without_a_relay_a_websocket_is_told_to_try_again(tmp_path: Path) -> None:
-    async with _desk(tmp_path / "nobody.sock") as url:
-        async with connect(url.replace("http", "ws"), subprotocols=[Subprotocol("prefect")]) as events:
-            with pytest.raises(ConnectionClosed) as ended:
-                await events.recv()
+    prefect = [Subprotocol("prefect")]
+    async with (
+        _desk(tmp_path / "nobody.sock") as url,
+        connect(url.replace("http", "ws"), subprotocols=prefect) as events,
+    ):
+        with pytest.raises(ConnectionClosed) as ended:
+            await events.recv()
     assert ended.value.rcvd is not None
     assert ended.value.rcvd.code == 1013

@@ -12,7 +12,7 @@ from flowgroup.relay.paths import BadPath, encoded, segments
         (b"/health", ("health",)),
         (b"/logs/", ("logs",)),
         (b"/flows/name/my%20flow", ("flows", "name", "my flow")),
-        ("/flows/name/fl%C3%B6w%20%231%3F".encode(), ("flows", "name", "flöw #1?")),
+        (b"/flows/name/fl%C3%B6w%20%231%3F", ("flows", "name", "flöw #1?")),
         (b"/a/...", ("a", "...")),
     ],
 )

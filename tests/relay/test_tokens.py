@@ -1,5 +1,5 @@
 from flowgroup.model.ids import AttemptId, RunId
-from flowgroup.relay.tokens import Attempts, Kind, Named, Opening, OpenAttempt
+from flowgroup.relay.tokens import Attempts, Kind, Named, OpenAttempt, Opening
 from tests.relay.serving import sha256
 
 _RUN = RunId("11111111-1111-1111-1111-111111111111")

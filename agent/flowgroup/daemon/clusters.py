@@ -65,6 +65,7 @@ class _Cluster:
     found: Found | None = None
     leases: set[RunId] = field(default_factory=set)
     turn: RunId | None = None
+    is_turn_wanted: bool = False
     idle_since: float = 0.0
     idle_timeout_s: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,11 +79,14 @@ class Clusters:
         *,
         idle_timeout_s: float,
         on_free: Callable[[], None] = lambda: None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free."""
         self._backend = backend
         self._drivers = drivers
         self._idle_timeout_s = idle_timeout_s
         self._on_free = on_free
+        self._on_turn = on_turn
         self._clusters: dict[ClusterName, _Cluster] = {}
 
     async def adopt(self) -> None:
@@ -121,6 +125,7 @@ class Clusters:
             return
         cluster = self._cluster(spec.name)
         if cluster.turn or cluster.leases - {run_id}:
+            cluster.is_turn_wanted = True
             yield False
             return
         cluster.turn = run_id
@@ -128,7 +133,7 @@ class Clusters:
             yield True
         finally:
             cluster.turn = None
-            self._on_free()
+            self._freed(spec.name)
 
     @contextmanager
     def lease(self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None) -> Iterator[None]:
@@ -142,8 +147,15 @@ class Clusters:
         finally:
             cluster.leases.discard(run_id)
             cluster.idle_since = asyncio.get_running_loop().time()
-            self._forget_if_nothing(name)
+            self._freed(name)
             self._on_free()
+
+    def _freed(self, name: ClusterName) -> None:
+        cluster = self._cluster(name)
+        if cluster.is_turn_wanted and not (cluster.turn or cluster.leases):
+            cluster.is_turn_wanted = False
+            self._on_turn()
+        self._forget_if_nothing(name)
 
     # Made and ready
 

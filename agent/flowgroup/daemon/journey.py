@@ -176,14 +176,24 @@ class Journeys:
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
+        trouble = f"cluster {plan.spec.name} was not ready; its logs say why"
+
+        async def once() -> SentRun:
+            nonlocal trouble
+            try:
+                return await self.sender.sent(run, plan)
+            except Transient as exc:
+                trouble = str(exc)
+                raise
+
         try:
             async with asyncio.timeout(self.cluster_timeout_s):
-                sending = until(lambda: self.sender.sent(run, plan), timeout_s=self.cluster_timeout_s)
+                sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked, sending, name=f"send {run.id}")
         except TimeoutError as exc:
             raise Transient(
-                f"cluster {plan.spec.name} was not ready within {self.cluster_timeout_s:.0f} s; its logs say why. "
-                "Give it more time with FLOWGROUP_CLUSTER_TIMEOUT_S."
+                f"The run could not be started within {self.cluster_timeout_s:.0f} s "
+                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {trouble}."
             ) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):

@@ -79,9 +79,6 @@ class _Bells:
     reap: Wake
     reconcile: Wake
 
-    def freed(self) -> None:
-        self.poll.nudge()
-        self.reap.ring()
 
 
 async def run(
@@ -140,7 +137,13 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
     slots = Slots(daemon.slots, on_free=bells.poll.nudge)
     drivers = Drivers(on_change=bells.reconcile.ring)
-    clusters = Clusters(backend, drivers, idle_timeout_s=daemon.idle_timeout_s, on_free=bells.freed)
+    clusters = Clusters(
+        backend,
+        drivers,
+        idle_timeout_s=daemon.idle_timeout_s,
+        on_free=bells.reap.ring,
+        on_turn=bells.poll.ring,
+    )
     relay = RelayControl(backend.relay_socket, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
     attempts = Attempts(relay, folder / "attempts.json")
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()

@@ -84,12 +84,14 @@ class Poll:
         self._succeeded()
         waits_s = {run.id: self._wait_s(run) for run in runs if self._is_free(run, asked_at)}
         due = [run for run in runs if waits_s.get(run.id, 1.0) <= 0.0]
-        start = due[: self.slots.free]
+        tried = self._started & {run.id for run in runs}
+        new = [run for run in due if run.id not in tried]
+        start = (new + [run for run in due if run.id in tried])[: self.slots.free]
+        self.wake.is_hungry = len(new) > len(start) or (len(runs) >= limit and bool(new))
         for run in start:
             journeys.create_task(self._carry(run), name=f"run {run.id}")
         self._left_until = {run: until for run, until in self._left_until.items() if until > asked_at}
-        self._started = {run.id for run in start} | {run.id for run in runs} & self._started
-        self.wake.is_hungry = len(due) > len(start) or len(runs) >= limit
+        self._started = tried | {run.id for run in start}
         return min([wait_s for wait_s in waits_s.values() if wait_s > 0.0] + [self._interval_s()])
 
     def _limit(self) -> int:

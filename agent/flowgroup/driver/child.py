@@ -23,6 +23,7 @@ from prefect._internal.metrics import RunMetrics
 from prefect.client.schemas.objects import FlowRun
 from prefect.engine import handle_engine_signals
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.flow_engine import load_flow, load_flow_run, run_flow
 from prefect.logging.handlers import APILogWorker
 from prefect.logging.loggers import flow_run_logger
@@ -83,7 +84,7 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
             flow.result_storage = GroupStorage(root=order.results)
         with _tasks_on_dask(brief, shipper, folder):
             _wait_until(order.start_at)
-            with RunMetrics(flow_run, flow):
+            with RunMetrics(flow_run, flow), _cause_said(leash):
                 _drive(flow, run_flow(flow, flow_run=flow_run, error_logger=logger))
     return 0
 
@@ -104,11 +105,24 @@ def _load(order: Order, flow_run: FlowRun, folder: Path, leash: Leash) -> Any:
     return load_flow(flow_run)
 
 
+@contextlib.contextmanager
+def _cause_said(leash: Leash) -> Iterator[None]:
+    """What ends the engine before it could tell the API is told by the daemon, so the daemon must know it."""
+    try:
+        yield
+    except Exception as exc:
+        if not engine.outcome_is_reported():
+            leash.say(cause=f"The flow could not run: {type(exc).__name__}: {exc}. {_remedy(exc)}")
+        raise
+
+
 def _remedy(exc: Exception) -> str:
     if isinstance(exc, ModuleNotFoundError):
         return (
             f"Install {exc.name!r} where the driver runs, or keep it beside the flow's file so that it travels with it."
         )
+    if isinstance(exc, (SignatureMismatchError, ParameterTypeError)):
+        return "Correct the parameters of the run or of its deployment."
     return "The run's log has the traceback."
 
 

@@ -40,6 +40,7 @@ _PR_SET_DUMPABLE = 4
 _SHUTDOWN_S = 5
 _MOST_HEADER_BYTES = 64 * 1024
 _KEEPALIVE_S = 75
+_BACKLOG = 512
 
 
 def main(args: argparse.Namespace) -> int:
@@ -134,17 +135,19 @@ def _unix_socket(path: Path) -> socket.socket:
     path.parent.chmod(0o700)
     if _is_answered(path):
         raise Refused(f"a relay listens on {path} already")
-    path.unlink(missing_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)  # between bind and chmod the socket would be open to others
     try:
-        made.bind(str(path))
+        made.bind(str(half))
+        made.listen(_BACKLOG)
+        half.replace(path)  # whoever sees the socket can connect to it
     except OSError as exc:
         made.close()
         raise Refused(f"the relay cannot listen on {path}: {exc}") from exc
     finally:
         os.umask(before)
-    made.listen(512)
     return made
 
 

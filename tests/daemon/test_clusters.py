@@ -1,0 +1,258 @@
+"""Clusters found, made, ready, leased and gone. Drivers are views that the test moves; time is virtual."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from flowgroup.daemon.clusters import ClusterFailed, Clusters
+from flowgroup.daemon.drivers import Drivers, View
+from flowgroup.daemon.reap import reap
+from flowgroup.daemon.wake import Wake
+from flowgroup.errors import Transient
+from flowgroup.model.clusters import Found
+from flowgroup.model.ids import ClusterName, FlowId, RunId
+from flowgroup.model.orders import Status
+from flowgroup.model.spec import ClusterSpec
+
+pytestmark = pytest.mark.looptime
+ONE, TWO = RunId("one"), RunId("two")
+
+
+def spec(**fields: object) -> ClusterSpec:
+    return ClusterSpec.model_validate({"flow_id": FlowId("f"), "flow_name": "etl", "isolation": "pool", **fields})
+
+
+@dataclass
+class Boots:
+    """A backend whose clusters say ready after `boot_s`, unless told otherwise."""
+
+    drivers: Drivers
+    boot_s: float = 3.0
+    trouble: str | None = None
+    dies: str | None = None
+    clusters: dict[ClusterName, Found] = field(default_factory=dict)
+    dead: dict[ClusterName, str] = field(default_factory=dict)
+    made: list[ClusterName] = field(default_factory=list)
+    deleted: list[ClusterName] = field(default_factory=list)
+    fails: int = 0
+    python: str | None = None
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def find(self) -> list[Found]:
+        return list(self.clusters.values())
+
+    async def create(self, spec: ClusterSpec) -> Found:
+        await asyncio.sleep(1)
+        if self.fails:
+            self.fails -= 1
+            raise Transient("no room")
+        self.made.append(spec.name)
+        self.clusters[spec.name] = Found(spec.name, spec, "secret")
+        self.tasks.append(asyncio.create_task(self._boot(spec.name)))
+        return self.clusters[spec.name]
+
+    async def _boot(self, name: ClusterName) -> None:
+        await asyncio.sleep(self.boot_s)
+        if self.dies:
+            self.dead[name] = self.dies
+            return
+        connect(self.drivers.view(name), Status(ready=self.trouble is None, trouble=self.trouble))
+
+    async def delete(self, name: ClusterName) -> None:
+        await asyncio.sleep(1)
+        if self.fails:
+            self.fails -= 1
+            raise Transient("still busy")
+        self.deleted.append(name)
+        del self.clusters[name]
+        self.dead.pop(name, None)
+
+    async def look(self, name: ClusterName) -> str | None:
+        return self.dead.get(name)
+
+
+class Mute:
+    """A line on which nothing is written to anybody."""
+
+    pid = 1
+
+    def write(self, frame: object) -> None: ...
+    def close(self) -> None: ...
+
+
+def connect(view: View, status: Status) -> None:
+    view.line, view.status = Mute(), status  # type: ignore[assignment]
+    view.notify()
+
+
+def made(boot_s: float = 3.0, **callbacks: Callable[[], None]) -> tuple[Clusters, Boots, Drivers]:
+    drivers = Drivers()
+    backend = Boots(drivers, boot_s)
+    return Clusters(backend, drivers, idle_timeout_s=60, **callbacks), backend, drivers
+
+
+async def test_first_runs_that_come_together_make_one_cluster() -> None:
+    clusters, backend, _ = made()
+    await asyncio.gather(*(clusters.ready(spec()) for _ in range(20)))
+    assert len(backend.made) == 1
+
+
+async def test_two_specs_are_two_clusters_however_runs_alternate() -> None:
+    clusters, backend, _ = made()
+    for number in range(20):
+        await clusters.ready(spec(workers=number % 2))
+    assert len(backend.made) == 2
+
+
+async def test_it_is_ready_when_its_driver_says_so_and_not_before() -> None:
+    clusters, _, drivers = made(boot_s=1000)
+    task = asyncio.create_task(clusters.ready(spec()))
+    await asyncio.sleep(50)
+    connect(drivers.view(spec().name), Status(ready=False))
+    await asyncio.sleep(50)
+    assert not task.done()
+    connect(drivers.view(spec().name), Status(ready=True))
+    assert (await task).name == spec().name
+
+
+async def test_a_cluster_in_trouble_fails_early_and_the_next_run_gets_a_new_one() -> None:
+    clusters, backend, _ = made()
+    backend.trouble = "the start script ended with status 1"
+    with pytest.raises(ClusterFailed, match="start script"):
+        await clusters.ready(spec())
+    backend.trouble = None
+    await clusters.ready(spec())
+    assert len(backend.made) == 2
+
+
+async def test_a_cluster_that_dies_while_it_boots_fails_early_with_the_reason() -> None:
+    clusters, backend, _ = made()
+    backend.dies = "no space left on device"
+    with pytest.raises(ClusterFailed, match="no space left"):
+        await clusters.ready(spec())
+    assert asyncio.get_running_loop().time() < 10
+
+
+async def test_a_dead_cluster_is_made_again() -> None:
+    clusters, backend, drivers = made()
+    await clusters.ready(spec())
+    drivers.view(spec().name).line = None
+    backend.dead[spec().name] = "killed"
+    await clusters.ready(spec())
+    assert len(backend.made) == 2
+    assert backend.deleted == [spec().name]
+
+
+async def test_a_driver_that_is_only_away_for_a_moment_is_waited_for() -> None:
+    clusters, backend, drivers = made()
+    await clusters.ready(spec())
+    view = drivers.view(spec().name)
+    view.line = None
+    task = asyncio.create_task(clusters.ready(spec()))
+    await asyncio.sleep(10)
+    assert not task.done()
+    connect(view, Status(ready=True))
+    await task
+    assert len(backend.made) == 1
+
+
+async def test_what_a_former_daemon_left_is_taken_over() -> None:
+    clusters, backend, drivers = made()
+    backend.clusters[spec().name] = Found(spec().name, spec(), "old secret")
+    await clusters.adopt()
+    assert clusters.secret_of(spec().name) == "old secret"
+    connect(drivers.view(spec().name), Status(ready=True))
+    await clusters.ready(spec())
+    assert backend.made == []
+
+
+async def reaping(clusters: Clusters, for_s: float) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(for_s):
+            await reap(clusters, Wake(), lambda: None)
+
+
+async def test_a_cluster_lives_while_it_has_a_lease_and_then_for_its_idle_time() -> None:
+    clusters, backend, _ = made()
+    with clusters.lease(spec().name, ONE, 30):
+        await clusters.ready(spec())
+        await reaping(clusters, 100)
+        with clusters.lease(spec().name, TWO, 30):
+            pass
+        assert backend.deleted == []
+    await reaping(clusters, 29)
+    assert backend.deleted == []
+    await reaping(clusters, 5)
+    assert backend.deleted == [spec().name]
+    assert clusters.names() == []
+
+
+async def test_a_cluster_for_one_run_goes_at_once() -> None:
+    clusters, backend, _ = made()
+    own = spec(mode="per-run", run_id="one")
+    with clusters.lease(own.name, ONE, 0.0):
+        await clusters.ready(own)
+    await reaping(clusters, 2.5)
+    assert backend.deleted == [own.name]
+
+
+async def test_a_cluster_that_cannot_be_deleted_now_is_deleted_later() -> None:
+    clusters, backend, _ = made()
+    with clusters.lease(spec().name, ONE, 0.0):
+        await clusters.ready(spec())
+    backend.fails = 3
+    await reaping(clusters, 20)
+    assert backend.deleted == [spec().name]
+
+
+async def test_a_left_over_cluster_without_runs_goes_after_the_idle_time() -> None:
+    clusters, backend, _ = made()
+    backend.clusters[spec().name] = Found(spec().name, spec(), "s")
+    await clusters.adopt()
+    await reaping(clusters, 55)
+    assert backend.deleted == []
+    await reaping(clusters, 10)
+    assert backend.deleted == [spec().name]
+
+
+async def test_a_cluster_is_not_deleted_under_a_run_that_comes_at_the_same_time() -> None:
+    clusters, backend, _ = made()
+    with clusters.lease(spec().name, ONE, 0.0):
+        await clusters.ready(spec())
+    deleting = asyncio.create_task(clusters.delete_if_idle(spec().name))
+    await asyncio.sleep(0.5)
+    with clusters.lease(spec().name, TWO, 0.0):
+        await clusters.ready(spec())
+        await deleting
+        await reaping(clusters, 10)
+        assert spec().name in clusters.names()
+    assert len(backend.made) == 2
+
+
+async def test_an_exclusive_cluster_takes_one_run_at_a_time_and_rings_for_the_next() -> None:
+    rings: list[int] = []
+    clusters, _, _ = made(on_turn=lambda: rings.append(1))
+    own = spec(mode="exclusive")
+    with clusters.turn(own, ONE) as first:
+        assert first
+        with clusters.turn(own, TWO) as second:
+            assert not second
+        with clusters.lease(own.name, ONE, 60):
+            pass
+        assert rings == []
+    assert rings == [1]
+    with clusters.lease(own.name, ONE), clusters.turn(own, TWO) as while_resumed:
+        assert not while_resumed
+    with clusters.turn(spec(), ONE) as one, clusters.turn(spec(), TWO) as two:
+        assert one
+        assert two
+
+
+async def test_clusters_that_never_came_leave_nothing_in_memory() -> None:
+    clusters, backend, _ = made()
+    backend.fails = 1
+    with clusters.lease(spec().name, ONE, 5), pytest.raises(Transient):
+        await clusters.ready(spec())
+    assert clusters._clusters == {}
