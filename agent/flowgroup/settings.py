@@ -9,11 +9,12 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flowgroup.errors import Refused
 
@@ -98,6 +99,16 @@ class DriverSettings(_Section):
 
     status_interval_s: float = Field(default=2.0, gt=0)
     output_limit_bytes: int = Field(default=10 * 1024 * 1024, gt=0, description="of a run's own output, kept on disk")
+    keep_env: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "
+        "separated by commas, in which * stands for anything",
+    )
+
+    @field_validator("keep_env", mode="before")
+    @classmethod
+    def _separated(cls, names: object) -> object:
+        return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,8 @@ class Settings:
 
 # What a flow's processes must never inherit: the API's address and token, and our own settings.
 _PRIVATE = ("PREFECT_", "FLOWGROUP_")
+# The daemon and the relay sign addresses in the store with these; runs get such addresses instead.
+_OF_THE_STORE = ("AWS_", "GOOGLE_", "AZURE_")
 
 
 def environment_for_user_code() -> dict[str, str]:
@@ -136,10 +149,32 @@ def environment_for_user_code() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
 
 
-def environment_for_drivers() -> dict[str, str]:
+def environment_for_clusters(driver: DriverSettings) -> dict[str, str]:
+    """
+    What the processes of a cluster get from the daemon's environment: the same, without the store's credentials.
+
+    A flow that reads a bucket by itself gets what it needs by its deployment's `env`; `FLOWGROUP_DRIVER_KEEP_ENV`, for
+    example `AWS_REGION,AWS_CA_BUNDLE` or `AWS_*`, names what every cluster gets.
+    """
+    return {
+        name: value
+        for name, value in environment_for_user_code().items()
+        if not name.startswith(_OF_THE_STORE) or any(fnmatchcase(name, kept) for kept in driver.keep_env)
+    }
+
+
+def environment_for_drivers(driver: DriverSettings) -> dict[str, str]:
     """What a driver's process gets: the same, and the driver's own settings."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("FLOWGROUP_DRIVER_")}
-    return {**environment_for_user_code(), **kept}
+    own = {name: value for name, value in os.environ.items() if name.startswith("FLOWGROUP_DRIVER_")}
+    return {**environment_for_clusters(driver), **own}
+
+
+_TOKENS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS")
+
+
+def environment_for_relay() -> dict[str, str]:
+    """Everything but the tokens: the relay reads them from its standard input, because environments can be read."""
+    return {name: value for name, value in os.environ.items() if name not in _TOKENS}
 
 
 def dask_scheduler() -> str | None:

@@ -39,7 +39,7 @@ def start(flags: Mapping[str, Any]) -> int:
 
 
 def _backend(settings: Settings, folder: Path) -> Backend:
-    return Local(folder, settings.prefect)
+    return Local(folder, settings.prefect, settings.driver)
 
 
 def _unreadable_by_others() -> None:

@@ -349,3 +349,19 @@ async def test_sub_flows_of_a_killed_process_end_with_it() -> None:
         assert run.id in world.fake.message(child)
         assert "SIGKILL" in world.fake.message(grandchild)
         assert world.fake.states(apart)[-1] == "RUNNING"
+
+
+async def test_a_daemon_that_stops_while_the_api_is_away_still_ends_soon() -> None:
+    world = one_run()
+    world.hang_at = "sent"
+    async with line(world) as at:
+        run = await due(at)
+        journey = asyncio.create_task(at.journeys.carry(run))
+        await asyncio.sleep(10)
+        world.fake.fail(".", 503, times=1000)
+        began = asyncio.get_running_loop().time()
+        journey.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await journey
+        assert asyncio.get_running_loop().time() - began <= 5
+        nothing_is_kept(at)

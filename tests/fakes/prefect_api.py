@@ -273,7 +273,7 @@ class FakePrefect:
             return self._said(run, "REJECT", "This run has already made this state transition.")
         if wanted == "PENDING" and now["type"] in {"PENDING", "RUNNING", "CANCELLING", "CANCELLED", "COMPLETED"}:
             return self._said(run, "ABORT", f"This run is in a {now['type']} state")
-        if now["type"] in TERMINAL and wanted not in {"PENDING", "SCHEDULED"}:
+        if now["type"] in TERMINAL and wanted not in {"PENDING", "SCHEDULED", "CANCELLED"}:
             return self._said(run, "ABORT", "This run has already terminated.")
         if now["type"] == "CANCELLING" and wanted != "CANCELLED":
             return self._said(run, "REJECT", "This run is cancelling.")

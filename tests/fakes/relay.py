@@ -18,20 +18,27 @@ class FakeRelay:
 
     @contextlib.asynccontextmanager
     async def serve(self, socket: Path) -> AsyncIterator[None]:
-        server = await asyncio.start_unix_server(self._serve, str(socket))
+        tasks: set[asyncio.Task[None]] = set()
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.add(asyncio.create_task(self._serve(reader, writer)))
+
+        server = await asyncio.start_unix_server(begin, str(socket))
         try:
             yield
         finally:
             server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 length = next((int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")), 0)
                 self._hear(head, await reader.readexactly(length))
                 writer.write(f"HTTP/1.1 {self.status} -\r\nContent-Length: 0\r\n\r\n".encode())
-        writer.close()
 
     def _hear(self, head: str, body: bytes) -> None:
         method, path, _ = head.split("\r\n")[0].split(" ")

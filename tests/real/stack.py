@@ -1,5 +1,6 @@
 """The whole of flowgroup on real parts: a Prefect server, the daemon, its relay, clusters. For tests that watch from outside."""
 
+import base64
 import contextlib
 import json
 import os
@@ -145,23 +146,29 @@ class Stack:
 
 
 @contextlib.contextmanager
-def stack(url: str, home: Path, pool: str, *, keys: Path | None = None, env: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """The daemon against the Prefect server at `url`; everything that it made is gone at the end."""
+def stack(
+    url: str,
+    home: Path,
+    pool: str,
+    *,
+    keys: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    auth: str | None = None,
+) -> Iterator[Stack]:
+    """
+    The daemon against the Prefect server at `url`; everything that it made is gone at the end. `env` is the daemon's,
+    `auth` what the test itself shows to the server.
+    """
     home.mkdir(parents=True, exist_ok=True)
     with (
-        changed_environment(env or {}),
-        service.daemon(url, pool=pool, home=home, keys=keys, log=home / "daemon.log") as daemon,
-        httpx.Client(base_url=url, timeout=30, transport=Patient()) as api,
+        service.daemon(url, pool=pool, home=home, keys=keys, log=home / "daemon.log", env=env) as daemon,
+        httpx.Client(base_url=url, timeout=30, transport=Patient(), headers=_shown(auth)) as api,
     ):
         yield Stack(url, api, home, pool, daemon)
 
 
-@contextlib.contextmanager
-def changed_environment(env: Mapping[str, str]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(name, value)
-        yield
+def _shown(auth: str | None) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
 
 
 def wait_for(is_so: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:

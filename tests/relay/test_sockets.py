@@ -153,3 +153,23 @@ async def test_prefect_clouds_way_in_has_no_handshake(tmp_path: Path, monkeypatc
         await _until(lambda: on.api.frames == [_event(on.run)])
         assert "sec-websocket-protocol" not in on.api.upgrades[0]
         assert on.api.upgrades[0]["authorization"] == "Bearer the-real-token"
+
+
+@pytest.mark.parametrize("after", ["the upgrade", "the handshake"])
+async def test_a_client_that_vanishes_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, after: str
+) -> None:
+    async with relay(tmp_path) as on:
+        if after == "the handshake":
+            async with _child(on, "/api/events/out") as socket:
+                for _ in range(50):
+                    on.api.to_send.put_nowait("x" * 10_000)
+                socket.transport.abort()
+        else:
+            async with unix_connect(
+                str(on.socket), "ws://relay/api/events/in", subprotocols=[Subprotocol("prefect")]
+            ) as socket:
+                socket.transport.abort()
+        await asyncio.sleep(0.2)
+        assert (await on.child.get("/api/health")).status_code == 200
+    assert caplog.text == ""

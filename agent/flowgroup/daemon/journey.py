@@ -10,7 +10,7 @@ next poll: what can be tried again is tried here until the deadline, and then th
 import asyncio
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -197,9 +197,14 @@ class Journeys:
             ) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
-                async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
-                    await self._tell(run.id, run.attempt, GivenBack("The agent was stopped before the run started."))
+                await self._give_back(run)
             raise
+
+    async def _give_back(self, run: ClaimedRun) -> None:
+        """Without an answer in time the run stays Pending, and the next daemon finds it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
+                await self._tell(run.id, run.attempt, GivenBack("The agent was stopped before the run started."))
 
     async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
         # First nothing may speak for the attempt any more: a child that is left must not follow what we say now.

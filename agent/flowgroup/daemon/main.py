@@ -12,7 +12,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,7 +98,8 @@ async def run(
         with locked(folder), _stopped_by_signals() as stop:
             there = await _unless_stopped(stop, _pool_there(api, settings.prefect.api_url))
             if there is not None:
-                await _serve(settings, api, there, backend_factory(settings, folder), folder, stop)
+                with _ungrouped():
+                    await _serve(settings, api, there, backend_factory(settings, folder), folder, stop)
 
 
 async def _serve(
@@ -110,13 +111,13 @@ async def _serve(
     async with (
         parts.drivers.serve(folder / "daemon.sock", parts.clusters.secret_of),
         serve(health, daemon.health_host, daemon.health_port) as port,
+        aclosing(parts.relay),
         _registered(api, _worker_name(daemon, pool.name)) as worker,
     ):
         with _announced(folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
             await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
             log.get().info("daemon_stopping")
-    await parts.relay.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,20 @@ async def _registered(api: Prefect, worker: str) -> AsyncIterator[str]:
             await api.remove_worker(worker)
     except (FlowgroupError, TimeoutError) as exc:
         log.get().warning("worker_not_removed", worker=worker, reason=str(exc))
+
+
+@contextmanager
+def _ungrouped() -> Iterator[None]:
+    """A refusal leaves the task groups that it came through as what it is."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        found: BaseException | None = group.subgroup(Refused)
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if found is not None:
+            raise found from None
+        raise
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def daemon(
-    url: str, *, pool: str, home: Path, keys: Path | None = None, log: Path | None = None
+    url: str, *, pool: str, home: Path, keys: Path | None = None, log: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """
     The daemon against this API, with the `local` backend, ready when the block begins. At its end everything that the
-    daemon started is ended too.
+    daemon started is ended too. `env` is added to its environment.
     """
-    env = {**environment_for_user_code(), "PREFECT_API_URL": url, "FLOWGROUP_HOME": str(home)}
+    whole_env = {**environment_for_user_code(), **(env or {}), "PREFECT_API_URL": url, "FLOWGROUP_HOME": str(home)}
     arguments = [
         "start",
         "--pool",
@@ -58,7 +58,7 @@ def daemon(
         *(["--public-keys", str(keys)] if keys else []),
     ]
     out = log.open("ab") if log else None
-    process = subprocess.Popen(python("flowgroup", *arguments), env=env, stdout=out, stderr=out, start_new_session=True)  # noqa: S603
+    process = subprocess.Popen(python("flowgroup", *arguments), env=whole_env, stdout=out, stderr=out, start_new_session=True)  # noqa: S603
     try:
         _wait_ready(process, home / pool / "daemon.json", log)
         yield process

@@ -30,6 +30,7 @@ def environment(order: Order, *, desk: str, folder: str, scheduler: str | None, 
         "PREFECT_HOME": f"{folder}/prefect",
         "PREFECT_API_URL": desk,
         "PREFECT_API_KEY": order.token,
+        "PREFECT_API_AUTH_STRING": order.token,  # what Prefect shows on websockets of a server that is not Cloud
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",

@@ -94,6 +94,13 @@ class Desk:
             carried.cancelled = True
             self.tasks.create_task(self._end(carried, order.grace_s), name=f"cancel {carried.order.run_id}")
 
+    def end_all(self, cause: str) -> None:
+        """What all runs stand on is gone: end those that use Dask, each with this cause."""
+        for carried in self._carried.values():
+            if carried.pid and carried.exit is None and carried.order.dask:
+                carried.notes["cause"] = cause
+                oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
+
     async def _carry(self, carried: Carried) -> None:
         try:
             carried.exit = await self._child(carried)

@@ -54,6 +54,12 @@ class Stand:
         status = self.desk.status() if self.desk else Status(ready=False)
         return status.model_copy(update={"ready": False, "trouble": self.trouble}) if self.trouble else status
 
+    def fail(self, trouble: str) -> None:
+        """No new run will ever be ready here. What runs goes on, and is told."""
+        self.trouble = trouble
+        _log.error("driver_not_usable", reason=trouble)
+        self.changed.set()
+
     def hear(self, order: Order | Cancel | Forget | Shutdown) -> None:
         if isinstance(order, Shutdown):
             self.over.set()
@@ -113,13 +119,20 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 changed=stand.changed,
             )
             stand.changed.set()
+            if address:
+                tasks.create_task(_watch_scheduler(stand, stand.desk, address), name="scheduler")
             await forks.listen()
+            stand.fail("the driver's zygote died: was it killed for its memory? New runs get a new cluster.")
+            await stand.over.wait()
     except FlowgroupError as exc:
-        stand.trouble = str(exc)
-    else:
-        stand.trouble = "the driver's zygote died: was it killed for its memory? New runs get a new cluster."
-    _log.error("driver_not_usable", reason=stand.trouble)
-    stand.changed.set()
+        stand.fail(str(exc))
+
+
+async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
+    await scheduler.gone(address)
+    cause = f"The Dask scheduler at {address} ended, and what it held is lost. New runs get a new cluster; see scheduler.log."
+    stand.fail(cause)
+    desk.end_all(cause)
 
 
 def zygote_main(fd: int) -> None:

@@ -9,6 +9,9 @@ from flowgroup.errors import Permanent
 
 _LOOK_S = 0.05
 _TIMEOUT_S = 300.0
+_WATCH_S = 1.0
+_MISSED = 3
+_ANSWER_S = 5.0
 
 
 async def address(scheduler_file: Path) -> str:
@@ -24,6 +27,14 @@ async def address(scheduler_file: Path) -> str:
         raise Permanent(f"the Dask scheduler did not answer within {_TIMEOUT_S:.0f} s; see scheduler.log") from exc
 
 
+async def gone(found: str) -> None:
+    """Return when the scheduler has not taken a connection for some seconds."""
+    missed = 0
+    while missed < _MISSED:
+        await asyncio.sleep(_WATCH_S)
+        missed = 0 if await _answers(found) else missed + 1
+
+
 def _written(scheduler_file: Path) -> str | None:
     try:
         return str(json.loads(scheduler_file.read_text())["address"])
@@ -34,8 +45,9 @@ def _written(scheduler_file: Path) -> str | None:
 async def _answers(found: str) -> bool:
     parts = urlsplit(found)
     try:
-        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    except OSError:
+        async with asyncio.timeout(_ANSWER_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except (OSError, TimeoutError):
         return False
     writer.close()
     return True

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowgroup import log
+from flowgroup import log, settings
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn
 from flowgroup.errors import Permanent
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.settings import PrefectSettings, environment_for_drivers, environment_for_user_code
+from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
 _GRACE_S = 3.0
@@ -30,10 +30,11 @@ _WORKER_STARTS_MAX = 5
 
 @dataclass
 class Local:
-    """`folder` is `<home>/<pool>`; `prefect` is what the relay needs to reach the API."""
+    """`folder` is `<home>/<pool>`; `prefect` is what the relay needs to reach the API, `driver` is for the clusters."""
 
     folder: Path
     prefect: PrefectSettings
+    driver: DriverSettings = field(default_factory=DriverSettings)
     python: str = ".".join(platform.python_version_tuple()[:2])
     relay_key: str = ""
     _worker_starts: dict[str, int] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class Local:
         socket.unlink(missing_ok=True)
         started = spawn(
             python("flowgroup.rooms", "relay", "--uds", str(socket)),
-            env=environment_for_user_code(),
+            env=settings.environment_for_user_code(),
             cwd=self.folder,
             log=self.folder / "relay.log",
             stdin=json.dumps(self._relay_secrets()) + "\n",
@@ -141,19 +142,20 @@ class Local:
             *("--relay", str(self.folder / "relay.sock")),
             *("--storage", str(self.folder / "results")),
         )
-        env = {**environment_for_drivers(), **spec.env}
-        started = {}
+        env = {**settings.environment_for_drivers(self.driver), **spec.env}
+        dask_env, started = self._dask_env(place, spec), {}
         if spec.workers:
-            started["scheduler"] = spawn(
-                _scheduler(place), env=_dask_env(place, spec), cwd=place, log=place / "scheduler.log"
-            )
+            started["scheduler"] = spawn(_scheduler(place), env=dask_env, cwd=place, log=place / "scheduler.log")
             for number in range(spec.workers):
                 started[f"worker-{number}"] = self._worker(place, spec, f"worker-{number}")
         started["driver"] = spawn(driver, env=env, cwd=place, log=place / "driver.log")
         return started
 
+    def _dask_env(self, place: Path, spec: ClusterSpec) -> dict[str, str]:
+        return {**settings.environment_for_clusters(self.driver), **spec.env, "PREFECT_HOME": str(place / "prefect")}
+
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
-        return spawn(_worker(place, spec, role), env=_dask_env(place, spec), cwd=place, log=place / "workers.log")
+        return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")
 
     def _start_again(self, name: ClusterName, roles: list[str]) -> str | None:
         place = self._clusters / name
@@ -215,10 +217,6 @@ def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
         *limit,
         "--no-dashboard",
     ]
-
-
-def _dask_env(place: Path, spec: ClusterSpec) -> dict[str, str]:
-    return {**environment_for_user_code(), **spec.env, "PREFECT_HOME": str(place / "prefect")}
 
 
 def _json(path: Path) -> dict[str, Any]:

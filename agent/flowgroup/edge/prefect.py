@@ -138,7 +138,11 @@ class Prefect:
         return _claim_of(due, attempt, answer)
 
     async def say(self, run_id: RunId, saying: Saying) -> Standing:
-        """Propose a state, never by force: what has become terminal meanwhile stands."""
+        """
+        Propose a state, never by force.
+
+        The server keeps a terminal state from becoming Crashed, but not from becoming Cancelled: read first.
+        """
         state: dict[str, Any] = {
             "type": saying.type,
             "name": saying.type.capitalize(),

@@ -22,6 +22,8 @@ from flowgroup.errors import Refused, Transient
 MAX_FRAME_BYTES = 5 * 1024 * 1024
 # The codes that Prefect's client takes as "again": anything but 1000 and 1001.
 TRY_AGAIN = 1013
+# How Starlette says that the client has gone away.
+_GONE = (WebSocketDisconnect, RuntimeError, OSError)
 POLICY = 1008
 _NEVER_SENT = {1005: 1000, 1006: TRY_AGAIN, 1015: TRY_AGAIN}  # codes that only an endpoint itself may note
 _OWN_HEADERS = frozenset(
@@ -164,7 +166,10 @@ async def turn_away(socket: WebSocket, reason: str) -> None:
     Accepted first, and closed before any answer to its first frame: Prefect's client tries again after a
     closed connection, but gives up after a refused upgrade.
     """
-    await socket.accept(subprotocol="prefect" if "prefect" in socket.scope["subprotocols"] else None)
+    try:
+        await socket.accept(subprotocol="prefect" if "prefect" in socket.scope["subprotocols"] else None)
+    except _GONE:
+        return
     await close(socket, Ending(TRY_AGAIN, reason))
 
 
@@ -184,6 +189,8 @@ async def pass_on(socket: WebSocket, *, url: str, hold_s: float, uds: Path | Non
         async with upstream(url, headers=headers, subprotocols=offered, hold_s=hold_s, uds=uds) as connection:
             await socket.accept(subprotocol=connection.subprotocol)
             await pump(socket, connection)
+    except WebSocketDisconnect:
+        return  # the client went away before it was let in
     except Denied as exc:
         await deny(socket, Response(status_code=exc.status))
     except Transient as exc:

@@ -10,6 +10,7 @@ API has not is lost if either dies at that moment. A spool is to close that gap.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -57,6 +58,10 @@ class Sockets:
         await pump.deny(socket, JSONResponse({"detail": detail}, 403))
 
     async def _serve(self, socket: WebSocket, path: str, *, judged: bool) -> None:
+        with contextlib.suppress(WebSocketDisconnect):  # the client may go away at any moment before the pump runs
+            await self._let_in(socket, path, judged=judged)
+
+    async def _let_in(self, socket: WebSocket, path: str, *, judged: bool) -> None:
         if not self._attempts.known:
             await pump.turn_away(socket, "the relay has just started")
         elif _SUBPROTOCOL not in socket.scope["subprotocols"]:

@@ -175,6 +175,27 @@ def sleeps(seconds: float) -> str:
     return "slept"
 
 
+def sleeps_then_dies(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(9)
+
+
+@task
+def sleeping(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def sleeps_on_dask(seconds: float) -> float:
+    return float(sleeping.submit(seconds).result())
+
+
+def prints_slowly(lines: int, pause_s: float) -> None:
+    for number in range(lines):
+        print(f"line {number}")
+        time.sleep(pause_s)
+
+
 def prints(lines: int) -> None:
     for number in range(lines):
         print(f"line {number}")

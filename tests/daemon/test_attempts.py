@@ -1,0 +1,133 @@
+"""Open attempts: the relay's level, over its real socket, and over a daemon's restart."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flowgroup.daemon.attempts import Attempts
+from flowgroup.edge.relay_control import RelayControl
+from flowgroup.errors import Permanent, Transient
+from flowgroup.model.ids import AttemptId, ClusterName, FlowId, RunId
+from flowgroup.model.runs import ClaimedRun, DueRun
+from tests.fakes.relay import FakeRelay
+
+CLUSTER = ClusterName("c")
+
+
+def claimed(name: str) -> ClaimedRun:
+    due = DueRun(RunId(f"run of {name}"), name, FlowId("f"), None, datetime.now(UTC), {})
+    return ClaimedRun(due, AttemptId(name))
+
+
+@pytest.fixture
+async def relay(tmp_path: Path) -> AsyncIterator[FakeRelay]:
+    fake = FakeRelay()
+    async with fake.serve(tmp_path / "relay.sock"):
+        yield fake
+
+
+@pytest.fixture
+async def control(tmp_path: Path) -> AsyncIterator[RelayControl]:
+    async def socket() -> Path:
+        return tmp_path / "relay.sock"
+
+    made = RelayControl(socket, "key", ttl_s=300)
+    yield made
+    await made.aclose()
+
+
+async def test_an_open_attempt_is_in_the_relays_level_with_its_tokens_hash_only(
+    relay: FakeRelay, control: RelayControl, tmp_path: Path
+) -> None:
+    attempts = Attempts(control, tmp_path / "attempts.json")
+    opened = await attempts.open(claimed("a"), CLUSTER, "s3://b/results/etl")
+    hashed = hashlib.sha256(opened.token.encode()).hexdigest()
+    assert relay.open["a"] == {
+        "attempt": "a",
+        "run_id": "run of a",
+        "token_sha256": hashed,
+        "results": "s3://b/results/etl",
+        "ttl_s": 300,
+    }
+    assert opened.token not in (tmp_path / "attempts.json").read_text()
+    assert (tmp_path / "attempts.json").stat().st_mode & 0o777 == 0o600
+    await attempts.close(AttemptId("a"))
+    assert relay.open == {}
+
+
+async def test_many_that_open_at_once_are_all_open_and_share_calls(
+    relay: FakeRelay, control: RelayControl, tmp_path: Path
+) -> None:
+    attempts = Attempts(control, tmp_path / "attempts.json")
+    await asyncio.gather(*(attempts.open(claimed(str(number)), CLUSTER, None) for number in range(50)))
+    assert len(relay.open) == 50
+    assert len(relay.calls) < 10
+
+
+async def test_a_new_daemon_keeps_the_children_of_the_former_one_connected(
+    relay: FakeRelay, control: RelayControl, tmp_path: Path
+) -> None:
+    await Attempts(control, tmp_path / "attempts.json").open(claimed("a"), CLUSTER, None)
+    before = dict(relay.open)
+    relay.open.clear()
+    successor = Attempts(control, tmp_path / "attempts.json")
+    extending = asyncio.create_task(successor.extend())
+    await asyncio.sleep(0.1)
+    extending.cancel()
+    assert relay.open == before
+    assert [one.cluster for one in successor.listed()] == [CLUSTER]
+
+
+async def test_a_relay_that_was_just_started_hears_of_all_attempts_when_one_opens(
+    relay: FakeRelay, control: RelayControl, tmp_path: Path
+) -> None:
+    attempts = Attempts(control, tmp_path / "attempts.json")
+    await attempts.open(claimed("a"), CLUSTER, None)
+    relay.open.clear()  # it was killed and started again
+    await attempts.open(claimed("b"), CLUSTER, None)
+    assert set(relay.open) == {"a", "b"}
+
+
+@pytest.mark.parametrize(("status", "trouble"), [(503, Transient), (401, Permanent), (422, Permanent)])
+async def test_a_relay_that_refuses_is_said_when_opening_and_put_off_when_closing(
+    relay: FakeRelay, control: RelayControl, tmp_path: Path, status: int, trouble: type[Exception]
+) -> None:
+    attempts = Attempts(control, tmp_path / "attempts.json")
+    await attempts.open(claimed("a"), CLUSTER, None)
+    relay.status = status
+    with pytest.raises(trouble):
+        await attempts.open(claimed("b"), CLUSTER, None)
+    await attempts.close(AttemptId("a"))
+    relay.status = 204
+    await attempts.open(claimed("c"), CLUSTER, None)
+    assert set(relay.open) == {"b", "c"}
+
+
+async def test_without_a_relay_opening_is_transient(control: RelayControl, tmp_path: Path) -> None:
+    with pytest.raises(Transient):
+        await Attempts(control, tmp_path / "attempts.json").open(claimed("a"), CLUSTER, None)
+
+
+@pytest.mark.parametrize("text", ["", "not json", "7", "[1]", '[{"attempt":"a"}]', '{"a":1}'])
+async def test_a_file_that_cannot_be_read_is_as_none(control: RelayControl, tmp_path: Path, text: str) -> None:
+    (tmp_path / "attempts.json").write_text(text)
+    assert Attempts(control, tmp_path / "attempts.json").listed() == []
+
+
+async def test_a_disk_that_is_full_is_transient(relay: FakeRelay, control: RelayControl, tmp_path: Path) -> None:
+    attempts = Attempts(control, tmp_path / "missing" / "attempts.json")
+    with pytest.raises(Transient, match="cannot write"):
+        await attempts.open(claimed("a"), CLUSTER, None)
+
+
+async def test_the_file_is_what_the_relay_was_told(relay: FakeRelay, control: RelayControl, tmp_path: Path) -> None:
+    attempts = Attempts(control, tmp_path / "attempts.json")
+    for name in "abc":
+        await attempts.open(claimed(name), CLUSTER, None)
+    await attempts.close(AttemptId("b"))
+    assert {one["attempt"] for one in json.loads((tmp_path / "attempts.json").read_text())} == {"a", "c"}

@@ -1,0 +1,206 @@
+"""What a new daemon makes of what it finds: at the API, in drivers and at the relay. Time is virtual."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from flowgroup.daemon.reconcile import Reconcile
+from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.tell import Teller
+from flowgroup.daemon.wake import Wake
+from flowgroup.edge.prefect import prefect
+from flowgroup.edge.relay_control import OpenAttempt
+from flowgroup.model.ids import AttemptId, ClusterName, RunId, new_attempt
+from flowgroup.model.orders import Attempt
+from flowgroup.model.runs import SentRun
+from flowgroup.settings import PrefectSettings
+from tests.fakes.prefect_api import FakePrefect
+
+pytestmark = pytest.mark.looptime
+CLUSTER = ClusterName("c")
+
+
+@dataclass
+class Found:
+    """Clusters, drivers and attempts as the new daemon finds them."""
+
+    fake: FakePrefect
+    slots: Slots
+    wake: Wake = field(default_factory=Wake)
+    dead: dict[ClusterName, str] = field(default_factory=dict)
+    clusters: list[ClusterName] = field(default_factory=list)
+    attempts: list[OpenAttempt] = field(default_factory=list)
+    has: list[Attempt] = field(default_factory=list)
+    is_back: bool = True
+    resumed: list[SentRun] = field(default_factory=list)
+
+    def names(self) -> list[ClusterName]:
+        return self.clusters
+
+    async def look(self, name: ClusterName) -> str | None:
+        return self.dead.get(name)
+
+    def carried(self) -> list[tuple[ClusterName, Attempt]]:
+        return [(CLUSTER, attempt) for attempt in self.has] if self.is_back else []
+
+    def has_reported(self, cluster: ClusterName) -> bool:
+        return self.is_back
+
+    def listed(self) -> list[OpenAttempt]:
+        return list(self.attempts)
+
+    async def close(self, attempt: AttemptId) -> None:
+        self.attempts = [one for one in self.attempts if one.attempt != attempt]
+
+    async def resume(self, sent: SentRun) -> None:
+        with self.slots.hold(sent.id, even_if_full=True):
+            self.resumed.append(sent)
+            await asyncio.sleep(50)
+        self.has = [attempt for attempt in self.has if attempt.attempt != sent.attempt]
+
+    def run(self, state: str, *, owner: str = "us", name: str | None = None, **fields: object) -> tuple[RunId, AttemptId]:
+        run = RunId(self.fake.add_run(self.fake.add_deployment(), **fields))
+        attempt = new_attempt(owner, uuid.uuid4())
+        self.fake.put_state(run, "PENDING", transition_id=attempt, deployment_concurrency_lease_id="lease")
+        if state != "PENDING":
+            self.fake.put_state(run, state, name)
+        return run, attempt
+
+
+@asynccontextmanager
+async def found() -> AsyncIterator[Found]:
+    yield Found(FakePrefect(), Slots(10))
+
+
+async def reconciled(at: Found, for_s: float) -> None:
+    settings = PrefectSettings(api_url="http://prefect.test/api")
+    async with prefect(settings, "pool", transport=httpx.ASGITransport(at.fake)) as api:
+        await api.ensure_pool()
+        reconcile = Reconcile(
+            api, at, at, at.slots, Teller(api), at, at.resume, at.wake, "us"
+        )
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(for_s):
+                await reconcile.run()
+
+
+@pytest.mark.parametrize(
+    ("state", "then", "said"),
+    [
+        ("PENDING", "SCHEDULED", "restarted before the run started"),
+        ("RUNNING", "CRASHED", "process is gone"),
+        ("CANCELLING", "CANCELLED", "nothing was running it"),
+    ],
+)
+async def test_a_run_of_ours_that_nothing_carries_gets_its_truth(state: str, then: str, said: str) -> None:
+    async with found() as at:
+        run, _ = at.run(state)
+        await reconciled(at, 20)
+        assert at.fake.states(run)[-1] == then
+        assert said in at.fake.message(run)
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "CANCELLING"])
+async def test_runs_of_other_agents_are_never_touched(state: str) -> None:
+    async with found() as at:
+        run, _ = at.run(state, owner="another daemon on this pool")
+        elsewhere, _ = at.run(state, work_pool_name="other pool")
+        unknown = at.fake.add_run(at.fake.add_deployment())
+        at.fake.put_state(unknown, "RUNNING")
+        await reconciled(at, 100)
+        assert {at.fake.states(one)[-1] for one in (run, elsewhere)} == {state}
+        assert at.fake.states(unknown)[-1] == "RUNNING"
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "CANCELLING"])
+async def test_a_run_that_a_journey_holds_is_left_to_it(state: str) -> None:
+    async with found() as at:
+        run, _ = at.run(state)
+        with at.slots.hold(run):
+            await reconciled(at, 100)
+        assert at.fake.states(run)[-1] == state
+
+
+@pytest.mark.parametrize("phase", ["starting", "running", "ended"])
+async def test_a_run_that_a_driver_has_gets_its_journey_back_once(phase: str) -> None:
+    async with found() as at:
+        at.clusters = [CLUSTER]
+        run, attempt = at.run("PENDING" if phase == "starting" else "RUNNING")
+        at.has = [Attempt.model_validate({"run_id": run, "attempt": attempt, "phase": phase})]
+        at.attempts = [OpenAttempt(attempt, run, "hash", None, CLUSTER)]
+        await reconciled(at, 40)
+        lease = "lease" if phase == "starting" else None
+        assert at.resumed == [SentRun(run, attempt, CLUSTER, lease)]
+        assert at.fake.states(run)[-1] != "CRASHED"
+        assert len(at.attempts) == 1
+
+
+async def test_drivers_have_some_seconds_to_come_back_before_anything_is_judged() -> None:
+    async with found() as at:
+        at.clusters, at.is_back = [CLUSTER], False
+        run, attempt = at.run("RUNNING")
+        at.has = [Attempt(run_id=run, attempt=attempt, phase="running")]
+
+        async def come_back() -> None:
+            await asyncio.sleep(12)
+            at.is_back = True
+            at.wake.ring()
+
+        coming = asyncio.create_task(come_back())
+        await reconciled(at, 40)
+        await coming
+        assert at.fake.states(run)[-1] == "RUNNING"
+        assert len(at.resumed) == 1
+
+
+async def test_a_run_on_a_cluster_that_lives_but_is_silent_is_not_judged() -> None:
+    async with found() as at:
+        at.clusters, at.is_back = [CLUSTER], False
+        run, attempt = at.run("RUNNING")
+        at.attempts = [OpenAttempt(attempt, run, "hash", None, CLUSTER)]
+        await reconciled(at, 200)
+        assert at.fake.states(run)[-1] == "RUNNING"
+        assert len(at.attempts) == 1
+        at.dead[CLUSTER] = "killed"
+        await reconciled(at, 20)
+        assert at.fake.states(run)[-1] == "CRASHED"
+        assert at.attempts == []
+
+
+async def test_dead_clusters_are_not_waited_for() -> None:
+    async with found() as at:
+        at.clusters, at.is_back, at.dead = [CLUSTER], False, {CLUSTER: "killed"}
+        run, _ = at.run("RUNNING")
+        await reconciled(at, 3)
+        assert at.fake.states(run)[-1] == "CRASHED"
+
+
+async def test_a_run_that_sleeps_until_a_retry_in_a_process_that_is_gone_is_found() -> None:
+    async with found() as at:
+        run, _ = at.run("SCHEDULED", name="AwaitingRetry", empirical_policy={"retry_type": "in_process"})
+        offered, _ = at.run("SCHEDULED", name="AwaitingRetry")
+        await reconciled(at, 20)
+        assert at.fake.states(run)[-1] == "CRASHED"
+        assert at.fake.states(offered)[-1] == "SCHEDULED"
+
+
+async def test_attempts_that_nothing_carries_are_closed_at_the_relay() -> None:
+    async with found() as at:
+        at.attempts = [OpenAttempt(AttemptId("old"), RunId("old run"), "hash", None, CLUSTER)]
+        at.dead = {CLUSTER: "it is not there"}
+        await reconciled(at, 20)
+        assert at.attempts == []
+
+
+@pytest.mark.parametrize("how", [503, 401, "html", "lost"])
+async def test_an_outage_only_puts_it_off(how: int | str) -> None:
+    async with found() as at:
+        run, _ = at.run("RUNNING")
+        at.fake.fail("POST /flow_runs/filter", how, times=3)
+        await reconciled(at, 200)
+        assert at.fake.states(run)[-1] == "CRASHED"

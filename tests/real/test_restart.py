@@ -1,0 +1,125 @@
+"""Processes that die: the daemon, the relay, a driver, a scheduler. What the others do then."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.real.stack import Stack, stack, wait_for
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def own(prefect_api: str) -> Iterator[Stack]:
+    """A stack whose processes may be killed."""
+    with TemporaryDirectory(prefix="fg-", ignore_cleanup_errors=True) as folder, stack(prefect_api, Path(folder), "again") as made:
+        yield made
+        made.daemon.terminate()
+        made.daemon.wait(30)
+
+
+@pytest.fixture(scope="module")
+def plain(own: Stack) -> str:
+    return own.deploy("lab.py:lab", "again")
+
+
+def kill_daemon(own: Stack) -> None:
+    own.daemon.send_signal(signal.SIGKILL)
+    own.daemon.wait()
+    (own.home / own.pool / "daemon.json").unlink()
+
+
+def start_daemon(own: Stack) -> None:
+    """Another daemon in the place of the one that was killed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
+    env = {**clean, "PREFECT_API_URL": own.url, "FLOWGROUP_HOME": str(own.home)}
+    command = [sys.executable, "-m", "flowgroup", "start", "--pool", own.pool]
+    with (own.home / "daemon.log").open("ab") as out:
+        own.daemon = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+    wait_for((own.home / own.pool / "daemon.json").exists, "the daemon is up", 60)
+
+
+def test_a_killed_daemon_finds_its_clusters_and_runs_again(own: Stack, plain: str) -> None:
+    first = own.start(plain, what="sleeps", with_={"seconds": 1})
+    own.wait(first)
+    before = own.processes(own.cluster_of(first))
+    long, dying = own.start(plain, what="sleeps", with_={"seconds": 12}), own.start(plain, what="sleeps", with_={"seconds": 3})
+    crashing = own.start(plain, what="sleeps_then_dies", with_={"seconds": 3})
+    for run in (long, dying, crashing):
+        own.wait(run, "Running")
+    kill_daemon(own)
+    assert own.wait(dying)["state_name"] == "Completed"  # nobody is there to watch, and it completes all the same
+    waiting = own.start(plain, what="sleeps", with_={"seconds": 0})
+    start_daemon(own)
+    assert own.wait(crashing)["state_name"] == "Crashed"
+    assert "exit code 9" in own.message(crashing)
+    assert own.wait(waiting)["state_name"] == "Completed"
+    assert own.wait(long)["state_name"] == "Completed"
+    assert own.processes(own.cluster_of(first)) == before
+    assert own.states(long).count("Running") == 1
+
+
+def test_a_run_goes_on_while_the_relay_is_killed_and_started_again(own: Stack, plain: str) -> None:
+    run = own.start(plain, what="prints_slowly", with_={"lines": 20, "pause_s": 0.3})
+    own.wait(run, "Running")
+    relay = _pid_in(own.home / own.pool / "relay.json")
+    os.kill(relay, signal.SIGKILL)
+    assert own.wait(run)["state_name"] == "Completed"
+    assert _pid_in(own.home / own.pool / "relay.json") != relay
+    own.wait_log(run, "line 19")
+    numbers = [int(entry["message"].split()[1]) for entry in own.logs(run) if entry["message"].startswith("line ")]
+    assert numbers == list(range(20))
+
+
+def test_a_killed_driver_ends_its_runs_with_the_reason_and_the_next_run_gets_a_cluster(own: Stack, plain: str) -> None:
+    run = own.start(plain, what="sleeps", with_={"seconds": 60})
+    own.wait(run, "Running")
+    cluster = own.cluster_of(run)
+    os.kill(own.processes(cluster)["driver"], signal.SIGKILL)
+    assert own.wait(run, timeout_s=15)["state_name"] == "Crashed"
+    assert "driver" in own.message(run)
+    after = own.start(plain, what="sleeps", with_={"seconds": 0})
+    assert own.wait(after)["state_name"] == "Completed"
+
+
+def test_a_killed_scheduler_ends_the_runs_that_use_it_with_the_reason(own: Stack) -> None:
+    dask = own.deploy("lab.py:lab", "sched", "--workers", "1")
+    run = own.start(dask, what="sleeps_on_dask", with_={"seconds": 60})
+    own.wait(run, "Running")
+    wait_for(lambda: own.tasks(run), "its task runs")
+    os.kill(own.processes(own.cluster_of(run))["scheduler"], signal.SIGKILL)
+    # The flow's own code may see the loss first, and fails with Dask's word for it; else the driver ends the run.
+    assert own.wait(run, timeout_s=30)["state_name"] in {"Failed", "Crashed"}
+    assert "scheduler" in own.message(run), own.message(run)
+    after = own.start(dask, what="sleeps_on_dask", with_={"seconds": 0})
+    assert own.wait(after)["state_name"] == "Completed"
+
+
+def test_two_specs_of_one_flow_make_two_clusters_for_twenty_alternating_runs(own: Stack) -> None:
+    sides = [own.deploy("lab.py:lab", f"side-{side}", "--env", f"PYTHONHASHSEED={side}") for side in (1, 2)]
+    before = len(own.events("cluster_make"))
+    runs = [own.start(sides[number % 2], what="sleeps", with_={"seconds": 0}) for number in range(20)]
+    assert {own.wait(run, timeout_s=180)["state_name"] for run in runs} == {"Completed"}
+    assert len(own.events("cluster_make")) - before == 2
+    assert len({own.cluster_of(run) for run in runs}) == 2
+
+
+def test_two_flows_never_share_a_cluster_and_an_idle_one_goes(own: Stack, plain: str) -> None:
+    other = own.deploy("lab.py:twice", "again", "--idle-timeout-s", "1")
+    one, two = own.start(plain, what="sleeps", with_={"seconds": 0}), own.start(other)
+    own.wait(one)
+    own.wait(two)
+    assert own.cluster_of(one) != own.cluster_of(two)
+    wait_for(lambda: own.cluster_of(two) not in own.clusters(), "the idle cluster goes", 20)
+    assert own.cluster_of(one) in own.clusters()
+
+
+def _pid_in(path: Path) -> int:
+    return int(json.loads(path.read_text())["pid"])
