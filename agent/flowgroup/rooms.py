@@ -1,5 +1,5 @@
 """
-The processes that a backend starts: `python -m flowgroup.rooms driver|zygote|relay`. Not for people.
+The processes that a backend starts: `python -m flowgroup.rooms driver|zygote|child|relay`. Not for people.
 """
 
 import argparse
@@ -16,6 +16,7 @@ def main() -> None:
     rooms = parser.add_subparsers(required=True)
     _driver(rooms.add_parser("driver"))
     _zygote(rooms.add_parser("zygote"))
+    _child(rooms.add_parser("child"))
     _relay(rooms.add_parser("relay"))
     args = parser.parse_args()
     try:
@@ -60,9 +61,24 @@ def _run_zygote(args: argparse.Namespace) -> int:
     return 0
 
 
+def _child(parser: argparse.ArgumentParser) -> None:
+    """A run's process that was not forked."""
+    parser.add_argument("brief", type=int)
+    parser.add_argument("leash", type=int)
+    parser.set_defaults(command=_run_child)
+
+
+def _run_child(args: argparse.Namespace) -> int:
+    from flowgroup.driver import child
+
+    with open(args.brief, "rb") as brief:  # noqa: PTH123  a descriptor, not a path
+        return child.run(brief.read(), args.leash)
+
+
 def _relay(parser: argparse.ArgumentParser) -> None:
     """What a backend starts; it reads its secrets from standard input."""
     parser.add_argument("--uds", type=Path)
+    parser.add_argument("--tcp", metavar="HOST:PORT")
     parser.set_defaults(command=_run_relay)
 
 

@@ -6,6 +6,7 @@ Sources, strongest first: flags of the command line, environment variables, the 
 """
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flowgroup.errors import Refused
+from flowgroup.model.spec import is_process_wide
 
 
 class _Section(BaseSettings):
@@ -99,6 +101,11 @@ class DriverSettings(_Section):
 
     status_interval_s: float = Field(default=2.0, gt=0)
     output_limit_bytes: int = Field(default=10 * 1024 * 1024, gt=0, description="of a run's own output, kept on disk")
+    start_method: str = Field(
+        default="fork" if sys.platform == "linux" else "spawn",
+        pattern="^(fork|spawn)$",
+        description="how a run's process is made: fork (milliseconds) or spawn (seconds; the only one on macOS)",
+    )
     keep_env: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "
@@ -180,6 +187,11 @@ def environment_for_relay() -> dict[str, str]:
 def dask_scheduler() -> str | None:
     """Inside a run: the address of its group's Dask scheduler, if the group has workers."""
     return os.environ.get("FLOWGROUP_DASK_SCHEDULER")
+
+
+def needs_new_process(changes: Mapping[str, str]) -> bool:
+    """Whether a change would have no effect on a process that runs already."""
+    return any(is_process_wide(name) and os.environ.get(name) != value for name, value in changes.items())
 
 
 def set_environment(changes: Mapping[str, str]) -> None:

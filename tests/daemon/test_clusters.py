@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from flowgroup.daemon.clusters import ClusterFailed, Clusters
-from flowgroup.daemon.drivers import Drivers, View
+from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.reap import reap
+from flowgroup.daemon.view import View
 from flowgroup.daemon.wake import Wake
 from flowgroup.errors import Transient
 from flowgroup.model.clusters import Found

@@ -44,9 +44,7 @@ class Setting:
 
     def watch(self, asked: asyncio.Event | None = None) -> "asyncio.Task[Outcome]":
         watch = Watch(self.drivers, self.backend.look, cancel_grace_s=0.1, driver_lost_s=0.5)
-        return asyncio.create_task(
-            watch.outcome(SENT, asked=asked or asyncio.Event(), on_running=lambda: None)
-        )
+        return asyncio.create_task(watch.outcome(SENT, asked=asked or asyncio.Event(), on_running=lambda: None))
 
 
 async def until(is_so: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -339,9 +339,7 @@ async def test_sub_flows_of_a_killed_process_end_with_it() -> None:
         run = await due(at)
         child = world.fake.add_run(None, parent_flow_run_id=run.id, work_pool_name=None)
         grandchild = world.fake.add_run(None, parent_flow_run_id=child, work_pool_name=None)
-        apart = world.fake.add_run(
-            next(iter(world.fake.deployments)), parent_flow_run_id=run.id, work_pool_name=None
-        )
+        apart = world.fake.add_run(next(iter(world.fake.deployments)), parent_flow_run_id=run.id, work_pool_name=None)
         for one in (child, grandchild, apart):
             world.fake.put_state(one, "RUNNING")
         await at.journeys.carry(run)

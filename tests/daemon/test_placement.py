@@ -43,9 +43,7 @@ def template(**defaults: Any) -> dict[str, Any]:
     return ours
 
 
-def bundle(
-    keys: Path | None = None, *, python: str = "3.11", name: str = "etl/dev", **fields: Any
-) -> dict[str, Any]:
+def bundle(keys: Path | None = None, *, python: str = "3.11", name: str = "etl/dev", **fields: Any) -> dict[str, Any]:
     text = Statement(
         sha256="0" * 64,
         size=10,
@@ -58,9 +56,7 @@ def bundle(
         **fields,
     ).canonical()
     signed = signing.sign(text, keys) if keys else (None, None)
-    ref = BundleRef(
-        address="s3://b/x/flows/etl/abc.zip", statement=text, signature=signed[0], key_id=signed[1]
-    )
+    ref = BundleRef(address="s3://b/x/flows/etl/abc.zip", statement=text, signature=signed[0], key_id=signed[1])
     return ref.model_dump(mode="json")
 
 

@@ -47,18 +47,14 @@ class Setting:
 
 
 @asynccontextmanager
-async def polling(
-    *, slots: int = 10, rhythm: Rhythm | None = None
-) -> AsyncIterator[Setting]:
+async def polling(*, slots: int = 10, rhythm: Rhythm | None = None) -> AsyncIterator[Setting]:
     fake = FakePrefect(now=lambda: BEGAN + timedelta(seconds=seconds()))
     wake = Wake()
     at = Setting(fake, wake, Slots(slots, on_free=wake.nudge))
     settings = PrefectSettings(api_url="http://prefect.test/api")
     async with prefect(settings, "pool", transport=httpx.ASGITransport(fake)) as api:
         await api.ensure_pool()
-        poll = Poll(
-            api, at.carry, at.slots, wake, rhythm or Rhythm(2.0, 10.0, 2.0), now=lambda: fake.now()
-        )
+        poll = Poll(api, at.carry, at.slots, wake, rhythm or Rhythm(2.0, 10.0, 2.0), now=lambda: fake.now())
         task = asyncio.create_task(poll.run())
         try:
             yield at

@@ -63,7 +63,9 @@ class Found:
             await asyncio.sleep(50)
         self.has = [attempt for attempt in self.has if attempt.attempt != sent.attempt]
 
-    def run(self, state: str, *, owner: str = "us", name: str | None = None, **fields: object) -> tuple[RunId, AttemptId]:
+    def run(
+        self, state: str, *, owner: str = "us", name: str | None = None, **fields: object
+    ) -> tuple[RunId, AttemptId]:
         run = RunId(self.fake.add_run(self.fake.add_deployment(), **fields))
         attempt = new_attempt(owner, uuid.uuid4())
         self.fake.put_state(run, "PENDING", transition_id=attempt, deployment_concurrency_lease_id="lease")
@@ -81,9 +83,7 @@ async def reconciled(at: Found, for_s: float) -> None:
     settings = PrefectSettings(api_url="http://prefect.test/api")
     async with prefect(settings, "pool", transport=httpx.ASGITransport(at.fake)) as api:
         await api.ensure_pool()
-        reconcile = Reconcile(
-            api, at, at, at.slots, Teller(api), at, at.resume, at.wake, "us"
-        )
+        reconcile = Reconcile(api, at, at, at.slots, Teller(api), at, at.resume, at.wake, "us")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(for_s):
                 await reconcile.run()

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from flowgroup.edge.prefect import Prefect, completed, prefect, sayable
+from flowgroup.edge.pools import completed
+from flowgroup.edge.prefect import Prefect, prefect, sayable
 from flowgroup.edge.wire import Gone, NotFound, Unauthorized
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, DeploymentId, RunId, new_attempt
@@ -123,9 +124,7 @@ async def test_a_claim_that_never_arrived_is_transient(api: Prefect, fake: FakeP
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "CANCELLING", "CANCELLED", "COMPLETED"])
-async def test_a_run_that_is_somebody_elses_or_over_is_not_claimed(
-    api: Prefect, fake: FakePrefect, state: str
-) -> None:
+async def test_a_run_that_is_somebody_elses_or_over_is_not_claimed(api: Prefect, fake: FakePrefect, state: str) -> None:
     fake.add_run(fake.add_deployment())
     (run,) = await due(api)
     fake.put_state(run.id, state)
@@ -263,9 +262,7 @@ async def test_no_answer_is_transient_and_names_the_setting(trouble: Exception) 
     def fail(_: httpx.Request) -> httpx.Response:
         raise trouble
 
-    async with prefect(
-        PrefectSettings(api_url="http://x/api"), "pool", transport=httpx.MockTransport(fail)
-    ) as api:
+    async with prefect(PrefectSettings(api_url="http://x/api"), "pool", transport=httpx.MockTransport(fail)) as api:
         with pytest.raises(Transient, match="PREFECT_API_URL"):
             await due(api)
 
@@ -354,9 +351,7 @@ async def test_a_cloud_path_behind_a_proxy_with_a_key_and_a_rate_limit() -> None
         (seen,) = await due(api)
         assert seen.id == run
         assert isinstance(await api.claim(seen, attempt()), ClaimedRun)
-    wrong = PrefectSettings(
-        api_url="https://api.prefect.test/api/accounts/A/workspaces/W", api_key=SecretStr("other")
-    )
+    wrong = PrefectSettings(api_url="https://api.prefect.test/api/accounts/A/workspaces/W", api_key=SecretStr("other"))
     async with prefect(wrong, "pool", transport=httpx.ASGITransport(cloud)) as api:
         with pytest.raises(Unauthorized):
             await api.ensure_pool()

@@ -208,7 +208,10 @@ async def test_a_cancelling_run_becomes_cancelled_and_nothing_else(server: Serve
 
 @pytest.mark.parametrize(
     ("type_", "name", "details"),
-    [("PAUSED", "Paused", {"pause_timeout": "2099-01-01T00:00:00Z", "pause_key": "1"}), ("SCHEDULED", "AwaitingRetry", {})],
+    [
+        ("PAUSED", "Paused", {"pause_timeout": "2099-01-01T00:00:00Z", "pause_key": "1"}),
+        ("SCHEDULED", "AwaitingRetry", {}),
+    ],
 )
 async def test_a_run_that_slept_in_a_process_that_died_can_be_told(
     server: Server, type_: str, name: str, details: dict[str, Any]
@@ -217,7 +220,9 @@ async def test_a_run_that_slept_in_a_process_that_died_can_be_told(
     await server.claimed(run)
     await server.put(run, "RUNNING")
     await server.call("PATCH", f"/flow_runs/{run}", {"empirical_policy": {"retries": 1, "retry_delay": 60}})
-    await server.put(run, "FAILED" if type_ == "SCHEDULED" else type_, None if type_ == "SCHEDULED" else name, **details)
+    await server.put(
+        run, "FAILED" if type_ == "SCHEDULED" else type_, None if type_ == "SCHEDULED" else name, **details
+    )
     seen = await again(lambda: server.api.read(run))
     assert seen is not None
     assert (seen.state.type, seen.state.name) == (type_, name)

@@ -85,9 +85,7 @@ class FakeDriver:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, began: float) -> None:
         writer.write(
-            encode(
-                Hello(cluster=self.cluster, secret=self.secret, python="3.11", prefect="3.8.8", pid=self.pid)
-            )
+            encode(Hello(cluster=self.cluster, secret=self.secret, python="3.11", prefect="3.8.8", pid=self.pid))
         )
         telling = asyncio.create_task(self._tell(writer, began))
         try:

@@ -63,9 +63,7 @@ class FakePrefect:
         self.faults.append(Fault(pattern, how, times, headers))
 
     def add_deployment(self, flow: str = "etl", name: str = "dev", **fields: Any) -> str:
-        flow_id = next((one for one, known in self.flows.items() if known["name"] == flow), None) or str(
-            uuid.uuid4()
-        )
+        flow_id = next((one for one, known in self.flows.items() if known["name"] == flow), None) or str(uuid.uuid4())
         self.flows[flow_id] = {"id": flow_id, "name": flow}
         made = str(uuid.uuid4())
         self.deployments[made] = {

@@ -36,7 +36,14 @@ class FakeRelay:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next((int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")), 0)
+                length = next(
+                    (
+                        int(line.split(":")[1])
+                        for line in head.lower().splitlines()
+                        if line.startswith("content-length")
+                    ),
+                    0,
+                )
                 self._hear(head, await reader.readexactly(length))
                 writer.write(f"HTTP/1.1 {self.status} -\r\nContent-Length: 0\r\n\r\n".encode())
 

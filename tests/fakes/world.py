@@ -67,9 +67,7 @@ class World:
             self.turns.remove(run_id)
 
     @contextmanager
-    def lease(
-        self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None
-    ) -> Iterator[None]:
+    def lease(self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None) -> Iterator[None]:
         self.leases.add((name, run_id))
         try:
             yield

@@ -56,6 +56,7 @@ def test_what_lies_beside_the_flow_travels_to_its_process_and_to_its_tasks(whole
     run = whole.start(whole.deploy("bundled/flow.py:bundled", "beside", *DASK, "--include", "data/*.txt"))
     assert whole.wait(run)["state_name"] == "Completed", whole.message(run)
     whole.wait_log(run, "areas [18, 9, 3, 18]")
+    whole.wait_log(run, "bare ['bare', 'bare']")
     whole.wait_log(run, "words 'a line of data'")
     whole.wait_log(run, "beside [1, 18]")
 

@@ -4,7 +4,8 @@ import hashlib
 import importlib
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,11 +54,35 @@ def register_by_value(folder: Path) -> None:
     modules may have been loaded.
     """
     for module in list(sys.modules.values()):
-        file = file_of(module) if isinstance(module, ModuleType) else None
+        file = _place_of(module) if isinstance(module, ModuleType) else None
         if file is None or not file.is_relative_to(folder.absolute()) or is_foreign(file, folder.absolute()):
             continue
         if sys.modules.get(module.__name__) is module and module.__name__ != "__main__":
             cloudpickle.register_pickle_by_value(module)
+
+
+def _place_of(module: ModuleType) -> Path | None:
+    """A module's file; for a package without an `__init__.py` what would be in its folder."""
+    folders = getattr(module, "__path__", None)
+    return file_of(module) or next((Path(folder).absolute() / "x" for folder in folders or ()), None)
+
+
+def is_own(name: str, folders: Iterable[Path]) -> bool:
+    """Whether importing the top-level module `name` would take it from below one of these folders. Imports nothing."""
+    try:
+        spec = PathFinder.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    if spec is None or name in sys.builtin_module_names:
+        return False
+    files = (
+        [Path(spec.origin)] if spec.origin else [Path(place) / "x" for place in spec.submodule_search_locations or ()]
+    )
+    return any(
+        file.absolute().is_relative_to(folder) and not is_foreign(file.absolute(), folder)
+        for file in files
+        for folder in folders
+    )
 
 
 def _whole(data: bytes | Path, ref: BundleRef, statement: Statement) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowgroup import log
-from flowgroup.daemon.drivers import View
+from flowgroup.daemon.view import View
 from flowgroup.errors import Permanent
 from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE
 from flowgroup.model.clusters import Found

@@ -9,10 +9,10 @@ import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgroup import log
+from flowgroup.daemon.view import Line, Sent, View
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import (
@@ -24,80 +24,13 @@ from flowgroup.model.orders import (
     Order,
     Shutdown,
     Status,
-    ToDriver,
-    encode,
     read_report,
 )
 
 _HELLO_TIMEOUT_S = 10.0
 _RESEND_AFTER_S = 5.0
-_MAX_UNSENT_BYTES = 4 * MAX_LINE_BYTES
 
 SecretOf = Callable[[ClusterName], str | None]
-
-
-@dataclass(slots=True)
-class _Sent:
-    order: Order
-    pid: int
-    at: float
-
-
-@dataclass(slots=True)
-class View:
-    """
-    One cluster's driver as it was seen last.
-
-    `orders`: sent, and not in a status yet. `seen`: attempts that were in a status. An attempt that was seen and is in
-    no status any more is lost; one that was never seen never began. `forgotten`: the driver was told to forget them, and
-    may have said its next status before it heard that.
-    """
-
-    cluster: ClusterName
-    line: "_Line | None" = None
-    status: Status | None = None
-    heard_at: float = 0.0
-    orders: dict[AttemptId, _Sent] = field(default_factory=dict)
-    seen: set[AttemptId] = field(default_factory=set)
-    cancels: dict[AttemptId, Cancel] = field(default_factory=dict)
-    forgotten: set[AttemptId] = field(default_factory=set)
-    attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _bells: dict[AttemptId, asyncio.Event] = field(default_factory=dict)
-
-    @property
-    def is_connected(self) -> bool:
-        return self.line is not None
-
-    @contextmanager
-    def bell(self, attempt: AttemptId) -> Iterator[asyncio.Event]:
-        """Set when something about this attempt, or the line itself, has changed."""
-        bell = self._bells[attempt] = asyncio.Event()
-        try:
-            yield bell
-        finally:
-            del self._bells[attempt]
-
-    def notify(self, only: set[AttemptId] | None = None) -> None:
-        """Wake those who wait for a change: of these attempts, or of the line itself."""
-        changed, self.changed = self.changed, asyncio.Event()
-        changed.set()
-        for name in self._bells.keys() if only is None else only & self._bells.keys():
-            self._bells[name].set()
-
-
-class _Line:
-    def __init__(self, writer: asyncio.StreamWriter, hello: Hello) -> None:
-        self._writer = writer
-        self.pid = hello.pid
-
-    def write(self, frame: ToDriver) -> None:
-        self._writer.write(encode(frame))
-        if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
-            self._writer.transport.abort()  # it does not read; when it comes back it is told everything again
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class Drivers:
@@ -146,7 +79,7 @@ class Drivers:
         view = self.view(cluster)
         if view.line is None:
             raise Transient(f"the driver of cluster {cluster} is not connected")
-        view.orders[order.attempt] = _Sent(order, view.line.pid, _now())
+        view.orders[order.attempt] = Sent(order, view.line.pid, _now())
         view.line.write(order)
 
     def cancel(self, cluster: ClusterName, attempt: AttemptId, grace_s: float) -> None:
@@ -194,7 +127,7 @@ class Drivers:
         try:
             hello = await _hello(reader, secret_of)
             cluster = hello.cluster
-            with self._joined(_Line(writer, hello), hello) as view:
+            with self._joined(Line(writer, hello), hello) as view:
                 while raw := await reader.readline():
                     self._take(view, raw)
         except (Refused, ValueError, OSError, TimeoutError) as exc:
@@ -204,7 +137,7 @@ class Drivers:
             writer.close()
 
     @contextmanager
-    def _joined(self, line: _Line, hello: Hello) -> Iterator[View]:
+    def _joined(self, line: Line, hello: Hello) -> Iterator[View]:
         view = self.view(hello.cluster)
         if view.line:
             view.line.close()

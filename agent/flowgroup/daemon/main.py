@@ -6,13 +6,10 @@ is given back, and running runs stay with their drivers, who find the next daemo
 """
 
 import asyncio
-import json
-import os
 import re
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +28,7 @@ from flowgroup.daemon.listen import listen
 from flowgroup.daemon.owner import folder_of, locked, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
+from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.send import Sender
@@ -41,8 +39,8 @@ from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
 from flowgroup.edge import store
 from flowgroup.edge.events import Events
-from flowgroup.edge.files import write_atomically
-from flowgroup.edge.prefect import Pool, Prefect, prefect
+from flowgroup.edge.pools import Pool
+from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
@@ -69,16 +67,11 @@ BackendFactory = Callable[[Settings, Path], Backend]
 """Makes the backend from the settings and the folder `<home>/<pool>`, which is there and ours alone."""
 
 
-class _Stop(Exception):
-    """A signal came."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Bells:
     poll: Wake
     reap: Wake
     reconcile: Wake
-
 
 
 async def run(
@@ -95,10 +88,10 @@ async def run(
         raise Refused("no work pool is given: --pool or FLOWGROUP_POOL")
     async with prefect(settings.prefect, pool, transport=transport) as api:
         folder = folder_of(settings.daemon.home, pool)
-        with locked(folder), _stopped_by_signals() as stop:
+        with locked(folder), stopped_by_signals() as stop:
             there = await _unless_stopped(stop, _pool_there(api, settings.prefect.api_url))
             if there is not None:
-                with _ungrouped():
+                with ungrouped():
                     await _serve(settings, api, there, backend_factory(settings, folder), folder, stop)
 
 
@@ -114,7 +107,7 @@ async def _serve(
         aclosing(parts.relay),
         _registered(api, _worker_name(daemon, pool.name)) as worker,
     ):
-        with _announced(folder / "daemon.json", port):
+        with announced(folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
             await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
             log.get().info("daemon_stopping")
@@ -218,14 +211,11 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
 
 async def _until_stopped(stop: asyncio.Event, loops: _Loops) -> None:
     """Run the loops until the flag is set. A loop that ends is an error, and an error in one ends all."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for name, loop in loops.items():
-                group.create_task(_endless(name, loop), name=name)
-            await stop.wait()
-            raise _Stop
-    except* _Stop:
-        pass
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_endless(name, loop), name=name) for name, loop in loops.items()]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
 
 
 async def _endless(name: str, loop: Coroutine[Any, Any, None]) -> None:
@@ -268,49 +258,6 @@ async def _registered(api: Prefect, worker: str) -> AsyncIterator[str]:
             await api.remove_worker(worker)
     except (FlowgroupError, TimeoutError) as exc:
         log.get().warning("worker_not_removed", worker=worker, reason=str(exc))
-
-
-@contextmanager
-def _ungrouped() -> Iterator[None]:
-    """A refusal leaves the task groups that it came through as what it is."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        found: BaseException | None = group.subgroup(Refused)
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        if found is not None:
-            raise found from None
-        raise
-
-
-@contextmanager
-def _announced(path: Path, port: int) -> Iterator[None]:
-    """Say on disk that we serve, and where our health is."""
-    write_atomically(path, json.dumps({"pid": os.getpid(), "health_port": port}))
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[asyncio.Event]:
-    """An event that the first signal sets. The second one ends the process where it stands."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def _worker_name(daemon: DaemonSettings, pool: str) -> str:

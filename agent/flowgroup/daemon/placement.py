@@ -10,10 +10,10 @@ from typing import Any
 
 from flowgroup import signing
 from flowgroup.errors import Refused
-from flowgroup.model.bundle import BundleRef, Statement
+from flowgroup.model.bundle import Statement
 from flowgroup.model.runs import Deployment, DueRun, Placement
-from flowgroup.model.spec import ClusterSpec, spec_of
-from flowgroup.model.variables import allows_unsigned, merged, parse, pool_defaults
+from flowgroup.model.spec import process_wide, spec_of
+from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
 _LATER = ("prefect.blocks.", "prefect.variables.")
 
@@ -36,14 +36,20 @@ def place(due: DueRun, deployment: Deployment | None, template: dict[str, Any], 
             "Deploy the flow and start a run of that deployment."
         )
     layers = (pool_defaults(template), deployment.job_variables, due.job_variables)
-    values = merged(*(_nested(layer) for layer in layers))
+    defaults, of_deployment, of_run = (_nested(layer) for layer in layers)
+    values = merged(defaults, of_deployment, of_run)
     _nothing_to_resolve(values)
     variables = parse(values)
     spec = spec_of(
-        variables, flow_id=deployment.flow_id, flow_name=deployment.flow_name, pool=policy.pool, run_id=due.id
+        variables,
+        flow_id=deployment.flow_id,
+        flow_name=deployment.flow_name,
+        pool=policy.pool,
+        run_id=due.id,
+        env_of_run=frozenset(of_run.get("env") or {}),
     )
     if variables.bundle is not None:
-        _check_papers(variables.bundle, deployment, spec, policy)
+        _check_papers(variables, deployment, policy)
     else:
         _may_be_unsigned(deployment, template, policy)
     idle_s = policy.idle_timeout_s if variables.idle_timeout_s is None else variables.idle_timeout_s
@@ -57,11 +63,12 @@ def place(due: DueRun, deployment: Deployment | None, template: dict[str, Any], 
     )
 
 
-def _check_papers(ref: BundleRef, deployment: Deployment, spec: ClusterSpec, policy: Policy) -> None:
+def _check_papers(variables: JobVariables, deployment: Deployment, policy: Policy) -> None:
     name = f"{deployment.flow_name}/{deployment.name}"
-    statement = signing.check(ref, policy.public_keys, deployment=name, version=deployment.version)
+    assert variables.bundle is not None
+    statement = signing.check(variables.bundle, policy.public_keys, deployment=name, version=deployment.version)
     if policy.public_keys:
-        _same_as_signed(statement, spec, name)
+        _same_as_signed(statement, variables, name)
     if policy.python is not None and statement.python != policy.python:
         raise Refused(
             f"the bundle of {name!r} was packed with Python {statement.python}, and runs here have Python "
@@ -69,9 +76,9 @@ def _check_papers(ref: BundleRef, deployment: Deployment, spec: ClusterSpec, pol
         )
 
 
-def _same_as_signed(statement: Statement, spec: ClusterSpec, name: str) -> None:
+def _same_as_signed(statement: Statement, variables: JobVariables, name: str) -> None:
     signed = (statement.image, statement.start_script, statement.environment)
-    wanted = (spec.image, spec.start_script, spec.env)
+    wanted = (variables.image, variables.start_script, process_wide(variables.env))
     for what, ours, theirs in zip(("image", "start script", "environment"), wanted, signed, strict=True):
         if ours != theirs:
             raise Refused(

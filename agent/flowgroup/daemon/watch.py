@@ -12,7 +12,7 @@ from typing import Protocol
 
 from flowgroup import log
 from flowgroup.daemon.diagnose import outcome_of
-from flowgroup.daemon.drivers import View
+from flowgroup.daemon.view import View
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import Attempt, Exit
 from flowgroup.model.runs import Crashed, GivenBack, Outcome, SentRun

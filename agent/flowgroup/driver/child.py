@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import inspect
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,16 +30,17 @@ from prefect.logging.handlers import APILogWorker
 from prefect.logging.loggers import flow_run_logger
 
 from flowgroup import bundles
-from flowgroup.driver import engine
+from flowgroup.driver import engine, spawns
 from flowgroup.driver.brief import Brief
 from flowgroup.driver.fetch import fetch
 from flowgroup.driver.leash import Leash
+from flowgroup.driver.own import of_flow
 from flowgroup.driver.results import GroupStorage
 from flowgroup.driver.shipper import Shipper
 from flowgroup.errors import Refused
 from flowgroup.model.bundle import MAX_BUNDLE_BYTES
 from flowgroup.model.orders import BundleCode, Order
-from flowgroup.settings import set_environment
+from flowgroup.settings import needs_new_process, set_environment
 
 REFUSED = 65  # the exit status of a child that would not run its code; the cause is on the leash
 _DRAIN_S = 600.0
@@ -47,6 +49,8 @@ _DRAIN_S = 600.0
 def run(brief_bytes: bytes, leash_fd: int) -> int:
     """Run one order in this process, which is nobody else's. The working folder is the current directory."""
     brief = Brief.model_validate_json(brief_bytes)
+    if needs_new_process(brief.env):
+        _execute(brief, leash_fd)
     faulthandler.enable()  # a crash in native code says where, in the output that the state's message quotes
     set_environment(brief.env)
     prefect.context.refresh_global_settings_context()
@@ -59,6 +63,15 @@ def run(brief_bytes: bytes, leash_fd: int) -> int:
     finally:
         leash.say(reported=engine.outcome_is_reported())
         _drain(shipper)
+
+
+def _execute(brief: Brief, leash_fd: int) -> None:
+    """Become a new process, for what Python, Dask or the linker read only when they start."""
+    fd = spawns.brief_file(brief.model_dump_json())
+    for kept in (fd, leash_fd):
+        os.set_inheritable(kept, True)
+    set_environment(brief.env)
+    os.execv(sys.executable, spawns.command(fd, leash_fd))  # noqa: S606
 
 
 def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
@@ -82,7 +95,7 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
             return REFUSED
         if order.results and flow.result_storage is None:
             flow.result_storage = GroupStorage(root=order.results)
-        with _tasks_on_dask(brief, shipper, folder):
+        with _tasks_on_dask(brief, shipper, flow, folder):
             _wait_until(order.start_at)
             with RunMetrics(flow_run, flow), _cause_said(leash):
                 _drive(flow, run_flow(flow, flow_run=flow_run, error_logger=logger))
@@ -127,7 +140,7 @@ def _remedy(exc: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _tasks_on_dask(brief: Brief, shipper: Shipper, folder: Path) -> Iterator[None]:
+def _tasks_on_dask(brief: Brief, shipper: Shipper, flow: Any, folder: Path) -> Iterator[None]:
     """Send the tasks of flows that name no task runner to the group's workers, if it has any."""
     if brief.scheduler is None:
         yield
@@ -137,17 +150,10 @@ def _tasks_on_dask(brief: Brief, shipper: Shipper, folder: Path) -> Iterator[Non
         GroupTaskRunner,
     )  # distributed is not needed without workers
 
-    address = brief.scheduler
-    engine.replace_default_runner(lambda: GroupTaskRunner(address, prepare=lambda: _by_value(folder)))
-    with Connection(address, shipper, brief.env["PREFECT_API_URL"], brief.order.token):
-        _by_value(folder)
+    address, own = brief.scheduler, of_flow(flow, folder)
+    engine.replace_default_runner(lambda: GroupTaskRunner(address, own))
+    with Connection(address, shipper, brief.env["PREFECT_API_URL"], brief.order.token, own):
         yield
-
-
-def _by_value(folder: Path) -> None:
-    """The run's own modules go to workers by value: those it brought along, and those where a pull step put it."""
-    for place in {folder, Path.cwd()}:
-        bundles.register_by_value(place)
 
 
 def _wait_until(moment: float | None) -> None:

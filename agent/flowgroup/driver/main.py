@@ -5,7 +5,7 @@ import os
 import platform
 import signal
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +13,10 @@ from pathlib import Path
 from flowgroup import log
 from flowgroup.driver import oskit, scheduler, start_script
 from flowgroup.driver.desk import Desk
-from flowgroup.driver.forks import zygote
+from flowgroup.driver.forks import Forks, zygote
 from flowgroup.driver.gate import serving
 from flowgroup.driver.line import Line
+from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status
@@ -102,7 +103,7 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
     try:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
-            forks = await stack.enter_async_context(zygote(env))
+            forks = await stack.enter_async_context(_children(settings, env))
             api_url = await stack.enter_async_context(
                 serving(place.relay, hold_s=settings.relay.hold_s, limit_bytes=settings.relay.max_body_bytes)
             )
@@ -126,6 +127,13 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
             await stand.over.wait()
     except FlowgroupError as exc:
         stand.fail(str(exc))
+
+
+def _children(settings: Settings, env: dict[str, str]) -> AbstractAsyncContextManager[Forks | Spawns]:
+    if settings.driver.start_method == "fork":
+        return zygote(env)
+    _log.warning("children_are_spawned", note="each run starts some seconds slower than with fork")
+    return spawning(env)
 
 
 async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:

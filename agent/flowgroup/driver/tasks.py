@@ -8,7 +8,7 @@ here. Its logs, events and API calls come back over Dask on a topic of this clie
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -21,9 +21,10 @@ from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
-from flowgroup.driver.shipper import Shipper
 from flowgroup.driver import engine, imports, workers
 from flowgroup.driver.bridge import REPLY, topic_of
+from flowgroup.driver.own import Own
+from flowgroup.driver.shipper import Shipper
 from flowgroup.driver.workers import Upstream, run_task
 
 _CALL_TIMEOUT_S = 100.0
@@ -31,18 +32,18 @@ _PASSED = {"content-type", "retry-after", "prefect-maintenance"}
 
 
 class GroupTaskRunner(DaskTaskRunner):
-    """Prefect's task runner for the group's own workers. `prepare` is called before a task is pickled."""
+    """Prefect's task runner for the group's own workers. `own`: what goes by value; None on a worker, which knows."""
 
-    def __init__(self, address: str, prepare: Callable[[], None] | None = None) -> None:
+    def __init__(self, address: str, own: Own | None = None) -> None:
         super().__init__(address=address)
         self._address = address
-        self._prepare = prepare
+        self._own = own
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (GroupTaskRunner, (self._address,))
 
     def duplicate(self) -> "GroupTaskRunner":
-        return GroupTaskRunner(self._address, self._prepare)
+        return GroupTaskRunner(self._address, self._own)
 
     @property
     def client(self) -> Any:  # a plain distributed.Client: what to send is decided here, not there
@@ -58,8 +59,8 @@ class GroupTaskRunner(DaskTaskRunner):
     ) -> "PrefectDaskFuture[Any]":
         if not self._started:
             raise RuntimeError("The task runner must be started before submitting work.")
-        if self._prepare:
-            self._prepare()
+        if self._own:
+            self._own.register()
         task_run_id = uuid4()
         upstream: list[Any] = []
         inputs = {name: collect_task_run_inputs_sync(value) for name, value in parameters.items()}
@@ -75,7 +76,7 @@ class GroupTaskRunner(DaskTaskRunner):
                 "context": self._context(task, task_run_id, inputs),
                 "owner": workers.owner_of_this_context() or self.client.id,
                 "flow_run_id": workers.flow_run_id(),
-                "names": _own_names(),
+                "names": self._own.names() if self._own else _names_here(),
             }
         )
         future = self.client.submit(
@@ -106,12 +107,10 @@ class GroupTaskRunner(DaskTaskRunner):
         return context
 
 
-def _own_names() -> frozenset[str]:
-    """The top-level names of the run's own modules; on a worker those of the run whose task this is."""
+def _names_here() -> frozenset[str]:
+    """On a worker: the top-level names of the own modules of the run whose task this is."""
     code = imports.CODE.get()
-    if code is not None:
-        return code.names
-    return frozenset(name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value())
+    return code.names if code is not None else frozenset()
 
 
 def _copy_of(flow: Any) -> Any:
@@ -153,8 +152,9 @@ def current_client() -> distributed.Client:
 class Connection:
     """The child's connection to the group's scheduler, made at the first task, and what comes back over it."""
 
-    def __init__(self, address: str, shipper: Shipper, api_url: str, token: str) -> None:
+    def __init__(self, address: str, shipper: Shipper, api_url: str, token: str, own: Own) -> None:
         self._address = address
+        self._own = own
         self._shipper = shipper
         self._api_url = api_url.removesuffix("/api")
         self._token = token
@@ -192,9 +192,8 @@ class Connection:
 
     async def _call(self, message: dict[str, Any]) -> None:
         headers = {**message["headers"], "authorization": f"Bearer {self._token}"}
-        if message["path"] == imports.MODULES_PATH:
-            modules = await asyncio.to_thread(imports.pack)
-            await self._answer(message, {"status": 200, "headers": {}, "body": modules})
+        if message["path"].startswith(imports.MODULES_PATH):
+            await self._answer(message, await asyncio.to_thread(self._module, message["path"]))
             return
         try:
             async with httpx.AsyncClient(base_url=self._api_url, timeout=_CALL_TIMEOUT_S, verify=False) as http:  # noqa: S501  loopback
@@ -210,6 +209,15 @@ class Connection:
                 "body": str(exc).encode(),
             }
         await self._answer(message, reply)
+
+    def _module(self, path: str) -> dict[str, Any]:
+        """The answer to a worker that asks for a module of the run."""
+        name = path.removeprefix(imports.MODULES_PATH).strip("/")
+        try:
+            packed = self._own.pack(name)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  the module's own code runs here: anything may come out
+            return {"status": 500, "headers": {}, "body": f"{type(exc).__name__}: {exc}".encode()}
+        return {"status": 404 if packed is None else 200, "headers": {}, "body": packed or b""}
 
     def _loop(self) -> Any:
         return self.client().loop

@@ -114,12 +114,14 @@ def _remember(run_id: str, owner: str) -> None:
 def _code(owner: str, names: frozenset[str]) -> imports.Code:
     """The modules of the run whose child is `owner`."""
 
-    def fetch() -> bytes:
+    def fetch(name: str) -> bytes | None:
         address = str(prefect.context.get_settings_context().settings.api.url).removesuffix("/api")
         answer = httpx.get(
-            f"{address}{imports.MODULES_PATH}", headers={"Authorization": f"Bearer {owner}"}, timeout=120
+            f"{address}{imports.MODULES_PATH}/{name}", headers={"Authorization": f"Bearer {owner}"}, timeout=120
         )
-        return answer.raise_for_status().content
+        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise ImportError(f"{name} cannot be imported: {answer.text}", name=name)
+        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.raise_for_status().content
 
     return imports.Code(names, fetch)
 

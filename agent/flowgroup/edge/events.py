@@ -27,7 +27,7 @@ from flowgroup.settings import PrefectSettings
 _RUN = "prefect.flow-run."
 _DUE = ("Scheduled", "Late", "Resuming", "AwaitingRetry")
 _CANCELLING = ("Cancelling",)
-_CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.ready")
+_CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.updated")
 _NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING)] + list(_CHANGED)
 _OPEN_TIMEOUT_S = 10.0
 _MAX_FRAME_BYTES = 4 * 1024 * 1024

@@ -100,7 +100,7 @@ class Local:
         socket.unlink(missing_ok=True)
         started = spawn(
             python("flowgroup.rooms", "relay", "--uds", str(socket)),
-            env=settings.environment_for_user_code(),
+            env=settings.environment_for_relay(),
             cwd=self.folder,
             log=self.folder / "relay.log",
             stdin=json.dumps(self._relay_secrets()) + "\n",

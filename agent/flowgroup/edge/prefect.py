@@ -16,6 +16,7 @@ import httpx
 
 from flowgroup import log
 from flowgroup.edge.cached import Cached
+from flowgroup.edge.pools import Pool, completed
 from flowgroup.edge.shapes import (
     DeploymentAnswer,
     FlowAnswer,
@@ -43,15 +44,6 @@ _FLOW_TTL_S = 3600.0
 _REFUSED_DELAY_S = 10.0
 _SAYABLE_CHARS = 10_000
 _LEVELS = {"info": 20, "warning": 30, "error": 40}
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A work pool as far as we read it."""
-
-    id: str
-    name: str
-    template: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,27 +277,6 @@ async def prefect(
         raise Refused(f"{pool!r} is not a name of a work pool (--pool, FLOWGROUP_POOL): it is empty or has / or %")
     async with connected(settings, transport=transport) as wire:
         yield Prefect(wire, pool)
-
-
-def completed(template: dict[str, Any]) -> dict[str, Any]:
-    """The operator's template, with those of our variables that it lacks. Theirs stay as they are."""
-    ours = base_job_template()
-    if not template:
-        return ours
-    configuration, variables = template.get("job_configuration") or {}, template.get("variables") or {}
-    properties = variables.get("properties") or {}
-    if set(ours["variables"]["properties"]) <= set(properties):
-        return template
-    return {
-        **template,
-        "job_configuration": {**ours["job_configuration"], **configuration},
-        "variables": {
-            **ours["variables"],
-            **variables,
-            "properties": {**ours["variables"]["properties"], **properties},
-            "definitions": {**ours["variables"]["definitions"], **(variables.get("definitions") or {})},
-        },
-    }
 
 
 def sayable(text: str) -> str:

@@ -107,7 +107,7 @@ class Wire:
         )
         with API_SECONDS.labels(route, method).time():
             answer = await self._answer(request, route)
-        if answer.code >= 300:
+        if answer.code >= httpx.codes.MULTIPLE_CHOICES:
             raise answer.trouble()
         return answer.json() if answer.body else None
 
@@ -189,13 +189,13 @@ class _Answer:
     def trouble(self) -> Exception:
         """The error that this answer is."""
         said = self._said()
-        if self.code in _AGAIN or self.code >= 500:
+        if self.code in _AGAIN or self.code >= httpx.codes.INTERNAL_SERVER_ERROR:
             return Transient(f"{self.what}: {self.code} {said}", retry_after_s=_retry_after_s(self.headers))
-        if self.code == 403 and "csrf" in said.lower():
+        if self.code == httpx.codes.FORBIDDEN and "csrf" in said.lower():
             return _CsrfWanted(said)
         if self.code in {401, 403}:
             return Unauthorized(f"{self.what}: {self.code} {said}. Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.")
-        if self.code < 400:
+        if self.code < httpx.codes.BAD_REQUEST:
             to = self.headers.get("location", "elsewhere")
             return Permanent(f"{self.what} leads to {to}: set PREFECT_API_URL to the API's own address.")
         return _NEVER.get(self.code, Permanent)(f"{self.what}: {self.code} {said}")

@@ -1,5 +1,6 @@
 """A cluster's resolved spec, and the generation that its hash names."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,12 +48,26 @@ def is_process_wide(name: str) -> bool:
     return name.startswith(_PROCESS_WIDE) or name.endswith(_PROCESS_WIDE_ENDINGS)
 
 
-def spec_of(variables: JobVariables, *, flow_id: FlowId, flow_name: str, pool: str, run_id: RunId) -> ClusterSpec:
+def process_wide(env: Mapping[str, str | None]) -> dict[str, str]:
+    """That part of an environment."""
+    return {name: value for name, value in env.items() if value is not None and is_process_wide(name)}
+
+
+def spec_of(
+    variables: JobVariables,
+    *,
+    flow_id: FlowId,
+    flow_name: str,
+    pool: str,
+    run_id: RunId,
+    env_of_run: frozenset[str] = frozenset(),
+) -> ClusterSpec:
     """
     The cluster that a run with these job variables belongs on.
 
     The generation's environment is the process-wide part of what the deployment says (DASK_*, PYTHON*, LD_*,
-    MALLOC_*, *_NUM_THREADS); the rest is given to each run.
+    MALLOC_*, *_NUM_THREADS); the rest is given to each run. What the run itself sets (`env_of_run`) is the run's in any
+    case: such a run gets a new process instead of a fork.
     """
     return ClusterSpec(
         flow_id=flow_id,
@@ -69,6 +84,6 @@ def spec_of(variables: JobVariables, *, flow_id: FlowId, flow_name: str, pool: s
         worker_spot=variables.worker_spot,
         image=variables.image,
         start_script=variables.start_script,
-        env={name: value for name, value in variables.env.items() if value is not None and is_process_wide(name)},
+        env={name: value for name, value in process_wide(variables.env).items() if name not in env_of_run},
         run_id=run_id if variables.mode == "per-run" else None,
     )

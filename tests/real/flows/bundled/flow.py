@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bare.names
 import helper
 from prefect import flow, get_run_logger, task
 
@@ -46,6 +47,13 @@ def areas() -> list[int]:
     return [late.area(), shapes.round.area(1), UNIT, importlib.import_module("late").area()]
 
 
+@task
+def bare_names() -> list[str]:
+    from bare import names
+
+    return [bare.names.name(), names.name()]
+
+
 @flow
 def bundled(folder: str = "", mine: str = "", others: tuple[str, ...] = ()) -> None:
     if folder:
@@ -54,6 +62,7 @@ def bundled(folder: str = "", mine: str = "", others: tuple[str, ...] = ()) -> N
         return
     words = Path(__file__).parent / "data" / "words.txt"
     get_run_logger().info("areas %r", areas.submit().result())
+    get_run_logger().info("bare %r", bare_names.submit().result())
     get_run_logger().info("words %r", words.read_text().strip() if words.exists() else None)
     get_run_logger().info("beside %r", [helper.version(), _late()])
 
