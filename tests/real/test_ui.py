@@ -93,7 +93,9 @@ def browser(chrome: webdriver.Chrome, whole: Stack, tmp_path: Path) -> Browser:
 
 
 def test_the_pool_is_ready_and_our_worker_is_online(browser: Browser, whole: Stack) -> None:
-    text = browser.shows(f"/work-pools/work-pool/{whole.pool}", "Ready", "Dask", "Base Job Configuration", "Cluster mode")
+    text = browser.shows(
+        f"/work-pools/work-pool/{whole.pool}", "Ready", "Dask", "Base Job Configuration", "Cluster mode"
+    )
     assert "Not Ready" not in text
 
     workers = whole.api.post(f"/work_pools/{whole.pool}/workers/filter", json={}).json()

@@ -7,28 +7,33 @@ that its schedule makes. Exit status 0 only if both completed.
 
 import argparse
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from flowgroup.dev import service
-from flowgroup.dev.server import prefect_server
+from flowgroup import signing
+from flowgroup.dev.minder import Minded, minded, sweep
+from flowgroup.dev.server import start_prefect_server
+from flowgroup.dev.service import ends_like_ctrl_c, start_daemon
 from flowgroup.dev.watch import Watch, timings
-from flowgroup.edge.processes import python
+from flowgroup.edge.processes import python, running
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
 _POOL = "demo"
+_PREFIX = "flowgroup-demo-"
 _RUN_TIMEOUT_S = 180.0
+_LAST_LINES_TIMEOUT_S = 3.0
 _LOOK_S = 0.2
 _COLUMNS = ("Pending", "Running", "Completed")
+_LAST_LINE = "Finished in state "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,59 +43,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 only if the runs completed. Whatever happens, nothing is left running or on disk."""
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    ends_like_ctrl_c()
+    sweep(_PREFIX)
     flow = (args.flow or example()).resolve()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="flowgroup-demo-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
+    with minded(Path(tempfile.mkdtemp(prefix=_PREFIX)), remove=True) as mind:
         _step("starting a Prefect server")
-        with prefect_server(home / "prefect", cache=_cache()) as url:
-            _step(f"Prefect's UI is at {url.removesuffix('/api')}")
-            keys = home / "keys"
-            _flowgroup("keys", "new", "--folder", str(keys), "--name", "demo")
-            _step("starting the daemon and its relay")
-            with service.daemon(url, pool=_POOL, home=home, keys=keys / "demo.pub", log=home / "daemon.log"):
-                completed = _runs(url, flow, home)
-                _step(f"Prefect's UI is at {url.removesuffix('/api')}; done in {time.monotonic() - began:.1f} s")
-                if args.keep_open:
-                    _step("Ctrl-C ends it")
-                    signal.pause()
+        url = start_prefect_server(mind, cache=_cache())
+        _step(f"Prefect's UI is at {url.removesuffix('/api')}")
+        _step("starting the daemon and its relay")
+        pair = signing.new_pair(mind.folder / "keys", "demo")
+        start_daemon(mind, url, pool=_POOL, keys=pair.public, log=mind.folder / "daemon.log")
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as api:
+            completed = _Demo(mind, url, api, flow, pair.private).run()
+        _step(f"done in {time.monotonic() - began:.1f} s; Prefect's UI was at {url.removesuffix('/api')}")
+        if args.keep_open:
+            _step("everything stays up; Ctrl-C ends it")
+            signal.pause()
     return 0 if completed else 1
 
 
-def _runs(url: str, flow: Path, home: Path) -> bool:
-    with httpx.Client(base_url=url, timeout=30) as api:
-        watch = Watch(api, _POOL)
-        _step(f"deploying {flow.name}:hello as a signed bundle into {home}/store")
-        deployed = _deploy(url, flow, home, "on-demand")
+@dataclass
+class _Demo:
+    mind: Minded
+    url: str
+    api: httpx.Client
+    flow: Path
+    key: Path
+
+    def run(self) -> bool:
+        watch = Watch(self.api, _POOL)
+        _step(f"deploying {self.flow.name}:hello as a signed bundle into {self.mind.folder}/store")
+        deployment = f"/deployments/{self._deploy()}"
         _step("a run on demand: its cluster starts first")
-        answer = api.post(
-            f"/deployments/{deployed['deployment_id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}
+        order = {"state": {"type": "SCHEDULED"}}
+        on_demand: str = self._post(f"{deployment}/create_flow_run", order).json()["id"]
+        _wait(watch, "run on demand", lambda: watch.started(on_demand))
+        self._post(f"{deployment}/resume_deployment")  # its first run is due some seconds from now
+        _wait(watch, "run on demand", lambda: watch.ended(on_demand))
+        _step("and on its schedule, every 5 seconds")
+        _wait(watch, "scheduled run", lambda: _scheduled(watch) is not None)
+        self._post(f"{deployment}/pause_deployment")
+        scheduled = _scheduled(watch)
+        assert scheduled is not None
+        runs = [watch.runs[on_demand], scheduled]
+        _look(watch, lambda: all(watch.has_said(run["id"], _LAST_LINE) for run in runs), _LAST_LINES_TIMEOUT_S)
+        return _table(self.api, runs)
+
+    def _deploy(self) -> str:
+        """As its author would from a shell: with the schedule, which waits to be switched on."""
+        place = (f"{self.flow}:hello", "--name", "demo", "--pool", _POOL, "--store", f"file://{self.mind.folder}/store")
+        how = ("--workers", "1", "--interval", "5", "--paused", "--signing-key", str(self.key), "--json")
+        env = {
+            **environment_for_user_code(),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_HOME": str(self.mind.folder / "author"),
+        }
+        process = subprocess.Popen(  # noqa: S603
+            python("flowgroup", "deploy", *place, *how),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        on_demand: str = answer.raise_for_status().json()["id"]
-        _until(watch, lambda: watch.ended(on_demand))
-        _step("and on a schedule, every 5 seconds")
-        scheduled = _deploy(url, flow, home, "scheduled", "--interval", "5")["deployment_id"]
-        _until(watch, lambda: _ended_of(watch, scheduled) is not None)
-        _deploy(url, flow, home, "scheduled", "--no-schedule")
-        second = _ended_of(watch, scheduled)
-        assert second is not None
-        return _table(api, [watch.runs[on_demand], second])
+        self.mind.process(running(process.pid))
+        told, trouble = process.communicate()
+        if process.returncode:
+            raise Permanent(f"flowgroup deploy failed: {trouble.strip()}")
+        deployment_id: str = json.loads(told)["deployment_id"]
+        return deployment_id
+
+    def _post(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        return self.api.post(path, json=body or {}).raise_for_status()
 
 
-def _ended_of(watch: Watch, deployment_id: str) -> dict[str, Any] | None:
-    return next((r for r in watch.runs.values() if r["deployment_id"] == deployment_id and watch.ended(r["id"])), None)
+def _scheduled(watch: Watch) -> dict[str, Any] | None:
+    """The first run that ended and that nobody asked for."""
+    return next((run for run in watch.runs.values() if run["auto_scheduled"] and watch.ended(run["id"])), None)
 
 
-def _until(watch: Watch, done: Any) -> None:
-    deadline = time.monotonic() + _RUN_TIMEOUT_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise Permanent(f"the demo's run did not end within {_RUN_TIMEOUT_S:.0f} s")
+def _wait(watch: Watch, what: str, done: Callable[[], bool]) -> None:
+    if not _look(watch, done, _RUN_TIMEOUT_S):
+        raise Permanent(f"the demo's {what} did not get on within {_RUN_TIMEOUT_S:.0f} s")
+
+
+def _look(watch: Watch, done: Callable[[], bool], timeout_s: float) -> bool:
+    """Show what happens until it is done; whether it is."""
+    deadline = time.monotonic() + timeout_s
+    while not done() and time.monotonic() < deadline:
         watch.look()
         time.sleep(_LOOK_S)
-    time.sleep(2 * _LOOK_S)
-    watch.look()  # its last lines
+    return done()
 
 
 def _table(api: httpx.Client, runs: list[dict[str, Any]]) -> bool:
@@ -103,31 +146,9 @@ def _table(api: httpx.Client, runs: list[dict[str, Any]]) -> bool:
     return all(run["state_type"] == "COMPLETED" for run in runs)
 
 
-def _deploy(url: str, flow: Path, home: Path, name: str, *more: str) -> dict[str, Any]:
-    where = (
-        "--pool",
-        _POOL,
-        "--store",
-        f"file://{home}/store",
-        "--signing-key",
-        str(home / "keys" / "demo.key"),
-    )
-    told = _flowgroup("deploy", f"{flow}:hello", "--name", name, "--workers", "1", *where, "--json", *more, url=url)
-    deployed: dict[str, Any] = json.loads(told)
-    return deployed
-
-
-def _flowgroup(*arguments: str, url: str | None = None) -> str:
-    env = {**environment_for_user_code(), **({"PREFECT_API_URL": url} if url else {})}
-    done = subprocess.run(python("flowgroup", *arguments), env=env, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise Permanent(f"flowgroup {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout
-
-
 def example() -> Path:
-    """The flow that the demo deploys."""
-    return Path(__file__).with_name("hello.py")
+    """The flow that the demo deploys. Its folder is no package, as an author's would be: the whole package would travel."""
+    return Path(__file__).with_name("example") / "hello.py"
 
 
 def _cache() -> Path:
@@ -135,4 +156,4 @@ def _cache() -> Path:
 
 
 def _step(text: str) -> None:
-    print(f"\N{BULLET} {text}", flush=True, file=sys.stdout)
+    print(f"\N{BULLET} {text}", flush=True)

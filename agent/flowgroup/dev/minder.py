@@ -2,12 +2,11 @@
 What `flowgroup demo` and `flowgroup dev` started ends when they end, however they end: Ctrl-C, a closed terminal, kill -9.
 
 The owner starts the minder first, in a session of its own, and holds the other end of the minder's standard input.
-When that closes the owner is over, and the minder ends what the folder says there is: the processes that the owner
-noted, the pools' clusters and relays. There is no other way of cleaning up, so the one that is rarely needed is the
-one that always runs.
+When that closes the owner is over, and the minder ends what the folder's notes name: processes, and the clusters and
+relay of a pool. There is no other way of cleaning up, so the one that is rarely needed is the one that always runs.
 
-The folder's lock goes from the owner to the minder: a folder that nobody has locked has lost both, and the next
-`flowgroup demo` ends what it finds there.
+The folder's lock passes from the owner to the minder: a temporary folder that nobody has locked has lost both, and the
+next `flowgroup demo` ends what it finds there.
 """
 
 import asyncio
@@ -24,147 +23,186 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from flowgroup.edge.processes import Running, end_now, python
+from flowgroup.edge.processes import Running, end, end_now, is_alive, python, running
 from flowgroup.errors import Refused
 from flowgroup.settings import environment_for_user_code
 
-_LOCK, _NOTES = "dev.lock", "dev.processes"
-_DAEMON_GRACE_S, _GRACE_S = 10.0, 5.0
-_LOCK_TIMEOUT_S = 30.0
+_LOCK, _NOTES = "dev.lock", "dev.notes"
+_STOP_TIMEOUT_S, _GRACE_S = 15.0, 5.0
+_BEHIND_TIMEOUT_S = 30.0
 _LOOK_S = 0.1
+_YOUNG_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Minded:
-    """A folder whose processes are minded: note each right after its start. Those noted last end first."""
+    """A folder of ours. Note everything that must not outlive us: a pool before its daemon, a process after its start."""
 
     folder: Path
 
-    def note(self, process: Running) -> Running:
+    def pool(self, name: str) -> None:
+        self._note(pool=name)
+
+    def server(self, process: Running) -> None:
+        """What the others need while they end."""
+        self._note(server=asdict(process))
+
+    def process(self, process: Running) -> None:
+        self._note(process=asdict(process))
+
+    def _note(self, **note: Any) -> None:
         with (self.folder / _NOTES).open("a") as file:
-            file.write(json.dumps(asdict(process)) + "\n")
-        return process
+            file.write(json.dumps(note) + "\n")
 
 
 @contextmanager
 def minded(folder: Path, *, remove: bool = False) -> Iterator[Minded]:
     """
-    Everything that is noted during the block, and every pool below `folder`, has ended after it; with `remove`, the
-    folder is gone as well. Raises Refused when somebody else has the folder.
+    After the block, everything that was noted during it has ended; with `remove`, the folder is gone as well.
+
+    Raises Refused when somebody else has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / _LOCK).open("a+") as lock:
         _take(lock, folder)
-        end_all(folder)  # what a machine that lost its power left: an old note never matches a new process
-        arguments = [str(folder), *(["--remove"] if remove else [])]
-        minder = subprocess.Popen(  # noqa: S603
-            python("flowgroup.dev.minder", *arguments, "--lock", str(lock.fileno())),
-            stdin=subprocess.PIPE,
-            env=environment_for_user_code(),
-            cwd="/",
-            pass_fds=[lock.fileno()],
-            start_new_session=True,
-        )
+        end_all(folder)  # a machine that lost its power leaves notes
+        minder = _minder(folder, lock, remove)
         try:
             yield Minded(folder)
+        except KeyboardInterrupt:
+            print("\nending everything …", file=sys.stderr, flush=True)
+            raise
         finally:
             assert minder.stdin is not None
             minder.stdin.close()
-            minder.wait()
+            if minder.wait():  # it was killed
+                _clean(folder, remove)
 
 
 def sweep(prefix: str) -> None:
-    """End and remove what earlier owners left below the folder for temporary files, minders included."""
+    """End and remove what owners before us left among the temporary files, when their minders went with them."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         try:
+            if folder.lstat().st_uid != os.getuid() or time.time() - (folder / _LOCK).stat().st_mtime < _YOUNG_S:
+                continue
             with (folder / _LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                end_all(folder)
-                shutil.rmtree(folder, ignore_errors=True)
+                _clean(folder, True)
         except OSError:
-            continue  # its owner lives, or it is somebody else's
+            continue  # its owner lives
 
 
 def end_all(folder: Path) -> None:
-    """End the processes noted in `folder`, and the clusters and relay of each pool below it."""
-    notes = folder / _NOTES
-    noted = _noted(notes)
-    end_now(noted[1:][::-1], grace_s=_DAEMON_GRACE_S)  # the daemon before its clusters: it would start them again
-    for relay in folder.glob("*/relay.key"):
-        end_pool(relay.parent)
-    end_now(noted[:1], grace_s=_GRACE_S)
-    notes.unlink(missing_ok=True)
+    """End what is noted in `folder`. Never a process that only has the pid of one that was noted."""
+    notes = _notes(folder / _NOTES)
+    processes = [one for note in notes if (one := _process(note.get("process")))]
+    servers = [one for note in notes if (one := _process(note.get("server")))]
+    end_now(processes, grace_s=_STOP_TIMEOUT_S)  # the daemon before its clusters: it would start them again
+    asyncio.run(
+        _end_rest(servers, [folder / note["pool"] for note in notes if (folder / note.get("pool", "?")).exists()])
+    )
+    (folder / _NOTES).unlink(missing_ok=True)
 
 
 def end_pool(folder: Path) -> None:
-    """Clusters and the relay outlive a daemon on purpose; here they must not."""
+    """Clusters and the relay outlive a daemon on purpose; here they must not. Those of a daemon that lives stay."""
+    if folder.exists():
+        asyncio.run(_end_pool(folder))
+
+
+async def _end_rest(servers: list[Running], pools: list[Path]) -> None:
+    await asyncio.gather(end(servers, grace_s=_GRACE_S), *(_end_pool(pool) for pool in pools))
+
+
+async def _end_pool(folder: Path) -> None:
+    from flowgroup.daemon.owner import locked
     from flowgroup.edge.local import Local
     from flowgroup.settings import PrefectSettings
 
-    async def end() -> None:
-        backend = Local(folder, PrefectSettings())
-        names = [found.name for found in await backend.find()]
-        await asyncio.gather(*(backend.delete(name) for name in names), backend.end_relay())
-
-    asyncio.run(end())
+    try:
+        with locked(folder):
+            backend = Local(folder, PrefectSettings.model_construct())
+            names = [found.name for found in await backend.find()]
+            await asyncio.gather(*(backend.delete(name) for name in names), backend.end_relay())
+    except Refused:
+        return  # somebody else's daemon serves this pool
 
 
 def main() -> None:
-    """The minder's process."""
+    """The minder's process: `FOLDER [remove]`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    folder = Path(sys.argv[1])
     sys.stdin.read()
+    _clean(Path(sys.argv[1]), "remove" in sys.argv[2:])
+
+
+def _minder(folder: Path, lock: IO[str], remove: bool) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603
+        python("flowgroup.dev.minder", str(folder), *(["remove"] if remove else [])),
+        stdin=subprocess.PIPE,
+        env=environment_for_user_code(),
+        cwd="/",
+        pass_fds=[lock.fileno()],
+        start_new_session=True,
+    )
+
+
+def _clean(folder: Path, remove: bool) -> None:
     end_all(folder)
-    if "--remove" in sys.argv:
+    if remove:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take(lock: IO[str], folder: Path) -> None:
-    """Waits while a minder still cleans up behind an owner that is over."""
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    """Lock the folder. Waits while a minder still cleans up behind an owner that is over. Raises Refused."""
+    deadline = time.monotonic() + _BEHIND_TIMEOUT_S
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.seek(0)
-            owner = lock.read().strip()
-            if _lives(owner) or time.monotonic() > deadline:
+            owner = _owner(lock)
+            if owner is None or is_alive(owner) or time.monotonic() > deadline:
+                who = f"process {owner.pid}" if owner else "a process"
                 raise Refused(
-                    f"another flowgroup (process {owner or 'unknown'}) serves from {folder}: stop it, or give --home another folder"
+                    f"{folder} is in use by another flowgroup ({who}): stop it, or give --home another folder"
                 ) from None
             time.sleep(_LOOK_S)
         else:
             lock.truncate(0)
-            lock.write(str(os.getpid()))
+            lock.write(json.dumps(asdict(running(os.getpid()))))
             lock.flush()
             return
 
 
-def _lives(pid: str) -> bool:
+def _owner(lock: IO[str]) -> Running | None:
+    lock.seek(0)
     try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        return _process(json.loads(lock.read()))
+    except ValueError:
+        return None
 
 
-def _noted(notes: Path) -> list[Running]:
+def _notes(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = notes.read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
         try:
-            found.append(Running(**json.loads(line)))
-        except (ValueError, TypeError):
+            found.append(json.loads(line))
+        except ValueError:
             continue  # its owner was killed while it wrote
     return found
+
+
+def _process(told: Any) -> Running | None:
+    try:
+        return Running(int(told["pid"]), str(told["started"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

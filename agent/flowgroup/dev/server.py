@@ -3,51 +3,45 @@
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 
-from flowgroup.edge.processes import Running, end_now, is_alive, python, spawn
-from flowgroup.errors import Permanent
+from flowgroup.dev.minder import Minded
+from flowgroup.edge.processes import Running, is_alive, python, spawn
+from flowgroup.errors import Permanent, Refused
 from flowgroup.settings import environment_for_user_code
 
 _START_TIMEOUT_S = 180.0
-_GRACE_S = 5.0
+_LOOK_S = 0.05
 
 
-@contextmanager
-def prefect_server(folder: Path, *, port: int = 0, cache: Path | None = None) -> Iterator[str]:
+def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = None) -> str:
     """
-    Run a Prefect server; gives the API's address (`http://127.0.0.1:<port>/api`). Prefect's UI is the same without `/api`.
+    Start a Prefect server in `<folder>/prefect`; gives the API's address (`http://127.0.0.1:<port>/api`). Prefect's UI is
+    the same without `/api`.
 
-    `cache` keeps an empty, migrated database per version, which saves seconds at the next start. Raises Permanent with the
-    server's last lines when it does not start.
+    `cache` keeps an empty, migrated database per version, which saves seconds at the next start. Raises Refused when the
+    port is taken, and Permanent with the server's last lines when it does not start.
     """
+    folder = mind.folder / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    database = folder / "prefect.db"
+    database, log = folder / "prefect.db", folder / "server.log"
     empty = cache / f"empty-{version('prefect')}.db" if cache else None
     if empty and empty.exists() and not database.exists():
         shutil.copy(empty, database)
     fresh = not database.exists()
-    port = port or _free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    arguments = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
-    running = spawn(
-        python("prefect", *arguments),
-        env=_environment(folder, database, url),
-        cwd=folder,
-        log=folder / "server.log",
-    )
-    try:
-        _wait(url, running, folder / "server.log")
-        if fresh and empty:
-            _keep(database, empty)
-        yield url
-    finally:
-        end_now([running], grace_s=_GRACE_S)
+    url = f"http://127.0.0.1:{_free_port(port)}/api"
+    arguments = ("--host", "127.0.0.1", "--port", url.removesuffix("/api").rsplit(":", 1)[1])
+    command = python("prefect", "server", "start", *arguments)
+    running = spawn(command, env=_environment(folder, database, url), cwd=folder, log=log)
+    mind.server(running)
+    _wait(url, running, log)
+    if fresh and empty:
+        _keep(database, empty)
+    return url
 
 
 def _environment(folder: Path, database: Path, url: str) -> dict[str, str]:
@@ -64,12 +58,14 @@ def _environment(folder: Path, database: Path, url: str) -> dict[str, str]:
 
 def _wait(url: str, running: Running, log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and is_alive(running):
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.1)
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        while time.monotonic() < deadline and is_alive(running):
+            try:
+                if client.get(f"{url}/health").status_code == httpx.codes.OK:
+                    return
+            except httpx.HTTPError:
+                pass  # not yet
+            time.sleep(_LOOK_S)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
     raise Permanent(f"the Prefect server did not start. Is flowgroup[server] installed? Its last lines:\n{last}")
 
@@ -81,17 +77,23 @@ def _keep(database: Path, empty: Path) -> None:
     empty.parent.mkdir(parents=True, exist_ok=True)
     half = empty.with_suffix(".half")
     half.unlink(missing_ok=True)
-    source, target = sqlite3.connect(database), sqlite3.connect(half)
-    try:
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(half)) as target:
         source.backup(target)
-    finally:
-        source.close()
-        target.close()
     half.replace(empty)
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
+    """The wanted port, or any for 0. Raises Refused when somebody listens there."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the server does: a port that was just left is free
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as exc:
+            raise Refused(
+                f"port {wanted} of this machine is taken ({exc.strerror}): is another Prefect server running? "
+                "Stop it, or choose another with --port"
+            ) from exc
         port: int = probe.getsockname()[1]
         return port

@@ -1,6 +1,7 @@
 """`flowgroup dev`: a Prefect server, a relay and the daemon on this machine, until Ctrl-C."""
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -9,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowgroup.dev.server import prefect_server
-from flowgroup.edge.processes import python
+from flowgroup.dev.minder import Minded, end_pool, minded
+from flowgroup.dev.server import start_prefect_server
+from flowgroup.edge.processes import python, running
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_SAID_BYTES = 2000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,40 +28,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; then nothing is left running."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    home: Path = args.home.expanduser().resolve()
-    with prefect_server(home / "prefect", port=args.port, cache=home / "cache") as url:
+    """Serve until SIGINT or SIGTERM; then nothing is left running. Raises Refused when another one serves there."""
+    ends_like_ctrl_c()
+    home: Path = args.home.expanduser().absolute()
+    with minded(home) as mind:
+        print("starting a Prefect server …", flush=True)
+        url = start_prefect_server(mind, port=args.port, cache=home / "cache")
+        process = start_daemon(mind, url, pool=args.pool, log=home / "daemon.log")
         print(f"Prefect's UI   {url.removesuffix('/api')}\nPrefect's API  {url}")
-        with daemon(url, pool=args.pool, home=home) as process:
-            print(f"work pool      {args.pool}\n\nIn another terminal:\n  export PREFECT_API_URL={url}")
-            print(
-                f"  flowgroup deploy FILE.py:FLOW --name NAME --pool {args.pool}\nCtrl-C ends everything.",
-                flush=True,
-            )
-            return process.wait()
+        print(f"work pool      {args.pool}\nthe log        {home / 'daemon.log'}")
+        print(f"\nIn another terminal:\n  export PREFECT_API_URL={url}")
+        print(f"  flowgroup deploy FILE.py:FLOW --name NAME --pool {args.pool}\nCtrl-C ends everything.", flush=True)
+        status = process.wait()
+        raise Permanent(f"the daemon ended with status {status}: {_said(home / 'daemon.log')}")
+
+
+def ends_like_ctrl_c() -> None:
+    """A closed terminal and a plain `kill` clean up as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+
+def start_daemon(
+    mind: Minded, url: str, *, pool: str, keys: Path | None = None, log: Path
+) -> "subprocess.Popen[bytes]":
+    """The daemon against this API with the `local` backend, when it is ready. Raises Permanent with its last words."""
+    mind.pool(pool)
+    process = _popen(_environment(url, mind.folder), pool, keys, log)
+    mind.process(running(process.pid))
+    _wait_ready(process, mind.folder / pool / "daemon.json", log)
+    return process
 
 
 @contextmanager
 def daemon(
-    url: str, *, pool: str, home: Path, keys: Path | None = None, log: Path | None = None, env: Mapping[str, str] | None = None
+    url: str,
+    *,
+    pool: str,
+    home: Path,
+    keys: Path | None = None,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """
-    The daemon against this API, with the `local` backend, ready when the block begins. At its end everything that the
-    daemon started is ended too. `env` is added to its environment.
+    The same for the length of a block, for tests. At its end everything that the daemon started is ended too. `env` is
+    added to its environment.
     """
-    whole_env = {**environment_for_user_code(), **(env or {}), "PREFECT_API_URL": url, "FLOWGROUP_HOME": str(home)}
-    arguments = [
-        "start",
-        "--pool",
-        pool,
-        "--backend",
-        "local",
-        *(["--public-keys", str(keys)] if keys else []),
-    ]
-    out = log.open("ab") if log else None
-    process = subprocess.Popen(python("flowgroup", *arguments), env=whole_env, stdout=out, stderr=out, start_new_session=True)  # noqa: S603
+    process = _popen(_environment(url, home, env), pool, keys, log)
     try:
         _wait_ready(process, home / pool / "daemon.json", log)
         yield process
@@ -69,35 +85,40 @@ def daemon(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        end_pool(home / pool)
+
+
+def _environment(url: str, home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {**environment_for_user_code(), **(more or {}), "PREFECT_API_URL": url, "FLOWGROUP_HOME": str(home)}
+
+
+def _popen(env: dict[str, str], pool: str, keys: Path | None, log: Path | None) -> "subprocess.Popen[bytes]":
+    arguments = ["start", "--pool", pool, "--backend", "local", *(["--public-keys", str(keys)] if keys else [])]
+    out = log.open("ab") if log else None
+    try:
+        return subprocess.Popen(  # noqa: S603
+            python("flowgroup", *arguments), env=env, stdout=out, stderr=out, start_new_session=True
+        )
+    finally:
         if out:
             out.close()
-        _end_the_rest(home / pool)
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", ready: Path, log: Path | None) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
-    while not ready.exists():
+    while not _is_announced(ready, process.pid):
         if process.poll() is not None or time.monotonic() > deadline:
-            said = log.read_text(errors="replace")[-2000:] if log else ""
-            raise Permanent(f"the daemon did not start: {said}")
+            raise Permanent(f"the daemon did not start: {_said(log)}")
         time.sleep(0.05)
 
 
-def _end_the_rest(folder: Path) -> None:
-    """Clusters and the relay outlive a daemon on purpose; here they must not."""
-    import asyncio
-
-    from flowgroup.edge.local import Local
-    from flowgroup.settings import PrefectSettings
-
-    async def end() -> None:
-        backend = Local(folder, PrefectSettings())
-        for found in await backend.find():
-            await backend.delete(found.name)
-        await backend.end_relay()
-
-    asyncio.run(end())
+def _is_announced(ready: Path, pid: int) -> bool:
+    """By this daemon: one that was killed leaves its announcement behind."""
+    try:
+        return bool(json.loads(ready.read_text())["pid"] == pid)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
-def _interrupt(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def _said(log: Path | None) -> str:
+    return log.read_text(errors="replace")[-_SAID_BYTES:] if log else ""

@@ -18,7 +18,7 @@ class Watch:
     pool: str
     out: TextIO = field(default_factory=lambda: sys.stdout)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _logs_seen: set[str] = field(default_factory=set)
+    _logs_seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def look(self) -> None:
         wanted = {"work_pools": {"name": {"any_": [self.pool]}}, "sort": "START_TIME_ASC", "limit": 200}
@@ -33,6 +33,14 @@ class Watch:
     def ended(self, run_id: str) -> bool:
         return self.runs.get(run_id, {}).get("state_type") in _FINAL
 
+    def started(self, run_id: str) -> bool:
+        return self.runs.get(run_id, {}).get("state_type") not in (None, "SCHEDULED", "PENDING")
+
+    def has_said(self, run_id: str, start: str) -> bool:
+        """Whether the run's own log (not that of its tasks) has a line that begins so."""
+        lines = (entry for entry in self._logs_seen.values() if entry["flow_run_id"] == run_id)
+        return any(entry["task_run_id"] is None and entry["message"].startswith(start) for entry in lines)
+
     def _show_logs(self) -> None:
         ids = list(self.runs)[-50:]
         if not ids:
@@ -40,7 +48,7 @@ class Watch:
         body = {"logs": {"flow_run_id": {"any_": ids}}, "sort": "TIMESTAMP_DESC", "limit": 200}
         for entry in reversed(self._post("/logs/filter", body)):
             if entry["id"] not in self._logs_seen:
-                self._logs_seen.add(entry["id"])
+                self._logs_seen[entry["id"]] = entry
                 level = _LEVELS.get(entry["level"], str(entry["level"]))
                 self._print(self.runs[entry["flow_run_id"]]["name"], f"  {level:5} {entry['message']}")
 

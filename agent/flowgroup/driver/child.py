@@ -115,7 +115,9 @@ def _load(order: Order, flow_run: FlowRun, folder: Path, leash: Leash) -> Any:
             version=order.code.version,
             into=folder,
         )
-    return load_flow(flow_run)
+    flow = load_flow(flow_run)
+    sys.path.insert(0, str(Path.cwd()))  # Prefect has it there only while it loads: later imports look here too
+    return flow
 
 
 @contextlib.contextmanager

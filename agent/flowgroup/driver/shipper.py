@@ -64,11 +64,21 @@ class Shipper:
                 self._changed.wait(min(left, 0.5))
             return not self._bytes and not self._busy
 
+    def close(self) -> None:
+        """End the thread; what is not with the desk yet is dropped. After `drain`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._client.close()
+
     def _ship(self) -> None:
         while True:
             with self._changed:
-                while not self._bytes:
+                while not self._bytes and not self._closing:
                     self._changed.wait()
+                if self._closing:
+                    return
             time.sleep(_FLUSH_S)  # let a batch gather
             for path in self._waiting:
                 while batch := self._take(path):

@@ -5,6 +5,7 @@ Nothing here tries again: a call raises Transient, and whoever owns the loop doe
 claim whose answer was lost, which is read back.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _DEPLOYMENT_TTL_S = 5.0
 _POOL_TTL_S = 5.0
 _FLOW_TTL_S = 3600.0
 _REFUSED_DELAY_S = 10.0
+_STATES_AT_ONCE = 8  # more than that only wait for each other in the server, and worst in SQLite
 _SAYABLE_CHARS = 10_000
 _LEVELS = {"info": 20, "warning": 30, "error": 40}
 
@@ -64,6 +66,7 @@ class Prefect:
         self._flows = Cached(self._read_flow_name, ttl_s=_FLOW_TTL_S)
         self._deployments = Cached(self._read_deployment, ttl_s=_DEPLOYMENT_TTL_S)
         self._pools = Cached(self._read_pool, ttl_s=_POOL_TTL_S)
+        self._states = asyncio.Semaphore(_STATES_AT_ONCE)
 
     # The pool and the worker
 

@@ -46,12 +46,17 @@ def spawn(argv: list[str], *, env: dict[str, str], cwd: Path, log: Path, stdin: 
     finally:
         for fd in (in_r, in_w, out):
             os.close(fd)
-    return Running(pid, _started(pid) or "")
+    return running(pid)
 
 
 def python(module: str, *arguments: str) -> list[str]:
     """The command line of a module under this interpreter."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def running(pid: int) -> Running:
+    """A process that runs now, so that it is known again."""
+    return Running(pid, _started(pid) or "")
 
 
 def is_alive(process: Running) -> bool:

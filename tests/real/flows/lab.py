@@ -135,6 +135,10 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def hash_seed() -> list[Any]:
+    return [os.environ.get("PYTHONHASHSEED"), hash("flowgroup")]
+
+
 def marks(mark: str) -> list[str | None]:
     """Changes what belongs to the process, and looks whether anybody else's changes show."""
     os.environ["LAB_MARK"] = mark

@@ -1,0 +1,172 @@
+"""The desk over fake forks: what it knows of each attempt, whatever the child does."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from flowgroup.driver.desk import Desk
+from flowgroup.errors import Permanent
+from flowgroup.model.ids import AttemptId, RunId, Token
+from flowgroup.model.orders import Attempt, Cancel, Forget, Order, PrefectCode
+
+
+@dataclass
+class FakeForks:
+    """Children that are only a record. `end` ends one with a wait status; `broken` refuses to fork."""
+
+    broken: bool = False
+    forked: list[str] = field(default_factory=list)
+    outputs: dict[str, int] = field(default_factory=dict)
+    leashes: dict[str, socket.socket] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=dict)
+    ends: dict[int, "asyncio.Future[int]"] = field(default_factory=dict)
+
+    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:
+        assert folder.is_dir()
+        assert json.loads(order)["env"]["PREFECT_API_KEY"] == "token"
+        if self.broken:
+            os.close(output)
+            os.close(leash)
+            raise Permanent("no forks today")
+        self.forked.append(attempt)
+        self.outputs[attempt], self.leashes[attempt] = output, socket.socket(fileno=leash)
+        self.pids[attempt] = 4_000_000 + len(self.forked)  # no process has it
+        return self.pids[attempt]
+
+    async def ended(self, pid: int) -> int:
+        return await self.ends.setdefault(pid, asyncio.get_running_loop().create_future())
+
+    def forget(self, pid: int) -> None:
+        self.ends.pop(pid, None)
+
+    def end(self, attempt: str, status: int) -> None:
+        os.close(self.outputs[attempt])
+        self.leashes[attempt].close()
+        pid = self.pids[attempt]
+        self.ends.setdefault(pid, asyncio.get_running_loop().create_future()).set_result(status)
+
+    def say(self, attempt: str, text: bytes) -> None:
+        self.leashes[attempt].sendall(text)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[tuple[Desk, FakeForks]]:
+    forks = FakeForks()
+    async with asyncio.TaskGroup() as tasks:
+        yield (
+            Desk(
+                forks=forks,
+                folder=tmp_path,
+                api_url="http://127.0.0.1:1/api",
+                storage=str(tmp_path / "results"),
+                scheduler=None,
+                output_limit_bytes=1000,
+                tasks=tasks,
+            ),
+            forks,
+        )
+
+
+def order(name: str = "a") -> Order:
+    return Order(
+        run_id=RunId(f"run-{name}"), run_name=name, flow_name="f", attempt=AttemptId(name), token=Token("token"), code=PrefectCode()
+    )
+
+
+async def until(desk: Desk, name: str, phase: str) -> Attempt:
+    async with asyncio.timeout(10):
+        while True:
+            found = [attempt for attempt in desk.status().attempts if attempt.attempt == name and attempt.phase == phase]
+            if found:
+                return found[0]
+            await asyncio.sleep(0.01)
+
+
+async def started(desk: tuple[Desk, FakeForks], name: str = "a") -> None:
+    desk[0].take(order(name))
+    async with asyncio.timeout(10):
+        while name not in desk[1].pids:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_order_that_comes_twice_starts_one_child(desk: tuple[Desk, FakeForks]) -> None:
+    await started(desk)
+    desk[0].take(order())
+    desk[1].end("a", 0)
+    await until(desk[0], "a", "ended")
+    desk[0].take(order())
+    assert desk[1].forked == ["a"]
+
+
+async def test_the_notes_of_the_child_are_in_its_exit(desk: tuple[Desk, FakeForks], tmp_path: Path) -> None:
+    await started(desk)
+    desk[1].say("a", b'{"phase": "running"}\n')
+    await until(desk[0], "a", "running")
+    os.write(desk[1].outputs["a"], b"the last words\n")
+    desk[1].say("a", b'{"reported": true}\n')
+    desk[1].end("a", 3 << 8)
+    ended = (await until(desk[0], "a", "ended")).exit
+    assert ended
+    assert (ended.code, ended.signal, ended.reached_user_code, ended.reported) == (3, None, True, True)
+    assert ended.tail == "the last words"
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("nonsense", [b"\xff\xfe\n", b"[]\n", b'{"phase": "god"}\n', b'{"reported": "yes"}\n', b"x" * 100_000 + b"\n"])
+async def test_what_user_code_writes_to_the_leash_is_not_believed(desk: tuple[Desk, FakeForks], nonsense: bytes) -> None:
+    await started(desk)
+    sending = asyncio.to_thread(desk[1].say, "a", nonsense)
+    await sending
+    desk[1].end("a", signal.SIGKILL)
+    ended = (await until(desk[0], "a", "ended")).exit
+    assert ended
+    assert (ended.signal, ended.reported, ended.reached_user_code) == (signal.SIGKILL, False, False)
+
+
+async def test_a_fork_that_fails_costs_one_run(desk: tuple[Desk, FakeForks]) -> None:
+    desk[1].broken = True
+    desk[0].take(order())
+    ended = (await until(desk[0], "a", "ended")).exit
+    assert ended
+    assert "no forks today" in str(ended.cause)
+    desk[1].broken = False
+    await started(desk, "b")
+    desk[1].end("b", 0)
+    await until(desk[0], "b", "ended")
+
+
+async def test_forget_drops_only_what_has_ended(desk: tuple[Desk, FakeForks]) -> None:
+    await started(desk)
+    desk[0].forget(Forget(attempts=(AttemptId("a"),)))
+    assert desk[0].status().attempts
+    desk[1].end("a", 0)
+    await until(desk[0], "a", "ended")
+    desk[0].forget(Forget(attempts=(AttemptId("a"),)))
+    assert desk[0].status().attempts == ()
+
+
+async def test_a_cancel_asks_the_child_first(desk: tuple[Desk, FakeForks]) -> None:
+    await started(desk)
+    desk[0].cancel(Cancel(attempt=AttemptId("a"), grace_s=0.1))
+    asked = await asyncio.to_thread(desk[1].leashes["a"].recv, 1)
+    assert asked == b"c"
+    desk[1].end("a", 0)
+    await until(desk[0], "a", "ended")
+
+
+async def test_output_is_kept_up_to_its_limit_and_its_tail_always(desk: tuple[Desk, FakeForks], tmp_path: Path) -> None:
+    await started(desk)
+    await asyncio.to_thread(os.write, desk[1].outputs["a"], b"".join(b"line %d\n" % n for n in range(3000)))
+    desk[1].end("a", 0)
+    ended = (await until(desk[0], "a", "ended")).exit
+    assert ended
+    assert ended.tail.splitlines()[-1] == "line 2999"
+    assert len(ended.tail.splitlines()) == 20
+    assert (tmp_path / "outputs" / "a.log").stat().st_size <= 64 * 1024
