@@ -225,11 +225,13 @@ def _section(section: type[S], name: str, values: Mapping[str, Any]) -> S:
     try:
         return section(**values)
     except ValidationError as exc:
-        prefix = section.model_config["env_prefix"]
-        told = "; ".join(
-            f"{prefix}{'.'.join(str(part) for part in error['loc']).upper()} (or {name}.{'.'.join(str(part) for part in error['loc'])}): {error['msg']}"
-            for error in exc.errors(include_url=False, include_input=False)
-        )
+        errors = exc.errors(include_url=False, include_input=False)
+        told = "; ".join(_told(section, name, error["loc"], error["msg"]) for error in errors)
         raise Refused(f"wrong settings: {told}") from exc
     except SettingsError as exc:  # JSON that cannot be read
         raise Refused(f"wrong settings in section {name}: {exc}") from exc
+
+
+def _told(section: type[_Section], name: str, where: tuple[int | str, ...], message: str) -> str:
+    dotted = ".".join(str(part) for part in where)
+    return f"{section.model_config['env_prefix']}{dotted.upper()} (or {name}.{dotted}): {message}"

@@ -76,14 +76,21 @@ async def desk(tmp_path: Path) -> AsyncIterator[tuple[Desk, FakeForks]]:
 
 def order(name: str = "a") -> Order:
     return Order(
-        run_id=RunId(f"run-{name}"), run_name=name, flow_name="f", attempt=AttemptId(name), token=Token("token"), code=PrefectCode()
+        run_id=RunId(f"run-{name}"),
+        run_name=name,
+        flow_name="f",
+        attempt=AttemptId(name),
+        token=Token("token"),
+        code=PrefectCode(),
     )
 
 
 async def until(desk: Desk, name: str, phase: str) -> Attempt:
     async with asyncio.timeout(10):
         while True:
-            found = [attempt for attempt in desk.status().attempts if attempt.attempt == name and attempt.phase == phase]
+            found = [
+                attempt for attempt in desk.status().attempts if attempt.attempt == name and attempt.phase == phase
+            ]
             if found:
                 return found[0]
             await asyncio.sleep(0.01)
@@ -119,8 +126,12 @@ async def test_the_notes_of_the_child_are_in_its_exit(desk: tuple[Desk, FakeFork
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize("nonsense", [b"\xff\xfe\n", b"[]\n", b'{"phase": "god"}\n', b'{"reported": "yes"}\n', b"x" * 100_000 + b"\n"])
-async def test_what_user_code_writes_to_the_leash_is_not_believed(desk: tuple[Desk, FakeForks], nonsense: bytes) -> None:
+@pytest.mark.parametrize(
+    "nonsense", [b"\xff\xfe\n", b"[]\n", b'{"phase": "god"}\n', b'{"reported": "yes"}\n', b"x" * 100_000 + b"\n"]
+)
+async def test_what_user_code_writes_to_the_leash_is_not_believed(
+    desk: tuple[Desk, FakeForks], nonsense: bytes
+) -> None:
     await started(desk)
     sending = asyncio.to_thread(desk[1].say, "a", nonsense)
     await sending

@@ -75,7 +75,12 @@ class Zygote:
 async def zygote(tmp_path: Path) -> AsyncIterator[Zygote]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, str(theirs.fileno()), pass_fds=[theirs.fileno()], env=dict(os.environ, PYTHONPATH="agent")
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(theirs.fileno()),
+        pass_fds=[theirs.fileno()],
+        env=dict(os.environ, PYTHONPATH="agent"),
     )
     theirs.close()
     ours.setblocking(False)
@@ -150,5 +155,11 @@ async def test_a_zygote_that_dies_takes_its_children_along_and_all_are_told(zygo
 
 def test_the_zygote_imports_neither_asyncio_nor_prefect() -> None:
     look = "import sys, flowgroup.driver.zygote; print([m for m in ('asyncio', 'prefect', 'threading') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "agent"})
+    done = subprocess.run(
+        [sys.executable, "-c", look],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": "agent"},
+    )
     assert done.stdout.strip() == "[]"

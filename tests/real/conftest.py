@@ -12,7 +12,10 @@ from tests.real.stack import Stack, stack
 @pytest.fixture(scope="session")
 def whole(prefect_api: str) -> Iterator[Stack]:
     """A daemon with its relay on the pool `real`. Clusters are kept for the session."""
-    with TemporaryDirectory(prefix="fg-", ignore_cleanup_errors=True) as folder, stack(prefect_api, Path(folder), "real") as made:
+    with (
+        TemporaryDirectory(prefix="fg-", ignore_cleanup_errors=True) as folder,
+        stack(prefect_api, Path(folder), "real") as made,
+    ):
         yield made
 
 

@@ -1,4 +1,4 @@
-"""The whole of flowgroup on real parts: a Prefect server, the daemon, its relay, clusters. For tests that watch from outside."""
+"""The whole of flowgroup on real parts: a Prefect server, the daemon, its relay, clusters; watched from outside."""
 
 import base64
 import contextlib
@@ -49,10 +49,17 @@ class Stack:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
         clean |= {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home / "author"), **(env or {})}
         return subprocess.run(
-            [sys.executable, "-m", "flowgroup", *arguments], env=clean, capture_output=True, text=True, check=False, timeout=120
+            [sys.executable, "-m", "flowgroup", *arguments],
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
 
-    def deploy(self, flow: str, name: str, *more: str, store: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    def deploy(
+        self, flow: str, name: str, *more: str, store: str | None = None, env: Mapping[str, str] | None = None
+    ) -> str:
         """Deploy `<file in flows>:<flow>` as a bundle; the deployment's id."""
         where = ("--pool", self.pool, "--store", store or f"file://{self.home}/store", "--json")
         done = self.shell("deploy", f"{FLOWS / flow}", "--name", name, *where, *more, env=env)
@@ -77,7 +84,9 @@ class Stack:
             if {run["state_name"], run["state_type"]} & wanted:
                 return run
             if time.monotonic() > deadline or (run["state_type"] in FINAL and not names):
-                pytest.fail(f"{run['name']} is {run['state_name']} after {timeout_s} s: {run['state']}\n{self.trouble()}")
+                pytest.fail(
+                    f"{run['name']} is {run['state_name']} after {timeout_s} s: {run['state']}\n{self.trouble()}"
+                )
             time.sleep(0.1)
 
     def message(self, run_id: str) -> str:
@@ -103,10 +112,14 @@ class Stack:
                 if text in entry["message"]:
                     return entry
             time.sleep(0.1)
-        pytest.fail(f"{text!r} is not in the logs of {run_id}: {[entry['message'][:80] for entry in self.logs(run_id)]}")
+        pytest.fail(
+            f"{text!r} is not in the logs of {run_id}: {[entry['message'][:80] for entry in self.logs(run_id)]}"
+        )
 
     def tasks(self, run_id: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._json("POST", "/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id]}}})
+        found: list[dict[str, Any]] = self._json(
+            "POST", "/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}
+        )
         return found
 
     def sub_flows(self, run_id: str) -> list[dict[str, Any]]:

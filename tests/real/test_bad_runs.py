@@ -62,7 +62,9 @@ def test_a_module_that_only_the_author_has_is_named(whole: Stack, tmp_path: Path
     flow = written(tmp_path / "code", source)
     run = whole.start(whole.deploy(flow, "module", env={"PYTHONPATH": str(installed)}))
     assert whole.wait(run)["state_name"] == "Crashed"
-    assert "needs the module 'only_the_author_has_it', which is neither in its bundle nor installed" in whole.message(run)
+    assert "needs the module 'only_the_author_has_it', which is neither in its bundle nor installed" in whole.message(
+        run
+    )
     assert "put it beside the flow's file" in whole.message(run)
 
 
@@ -75,7 +77,13 @@ def test_a_module_that_only_the_author_has_is_named_when_a_task_needs_it(whole: 
 
 @pytest.mark.parametrize(
     "name",
-    ["n" * 300, "Ünïcode ✓ 流れ " * 22, "it's \"quoted\" \\ $HOME `ls` ; ${x} {y} 😀 \t é:*?|~#" * 6, "../../../etc", "-rf"],
+    [
+        "n" * 300,
+        "Ünïcode ✓ 流れ " * 22,
+        'it\'s "quoted" \\ $HOME `ls` ; ${x} {y} 😀 \t é:*?|~#' * 6,
+        "../../../etc",
+        "-rf",
+    ],
     ids=["long", "unicode", "quotes", "dots", "dash"],
 )
 def test_a_flow_of_any_name_runs(whole: Stack, tmp_path: Path, name: str) -> None:

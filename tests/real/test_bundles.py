@@ -42,10 +42,7 @@ def test_two_versions_of_a_module_run_at_once_on_the_same_worker(whole: Stack, s
     for run in runs.values():
         assert whole.wait(run)["state_name"] == "Completed", whole.message(run)
     assert whole.cluster_of(runs["one"]) == whole.cluster_of(runs["two"])
-    found = {
-        name: eval(whole.wait_log(run, "seen [")["message"].removeprefix("seen "))  # noqa: S307
-        for name, run in runs.items()
-    }
+    found = {name: eval(whole.wait_log(run, "seen [")["message"].removeprefix("seen ")) for name, run in runs.items()}
     assert len({seen.pop("pid") for tasks in found.values() for seen in tasks}) == 1
     for name, version in (("one", 1), ("two", 2)):
         same = {"top": version, "lazy": version, "name": version, "class": version, "same": True}
@@ -61,7 +58,9 @@ def test_what_lies_beside_the_flow_travels_to_its_process_and_to_its_tasks(whole
     whole.wait_log(run, "beside [1, 18]")
 
 
-def test_the_same_content_changes_nothing_and_another_is_a_new_version(whole: Stack, second: Path, tmp_path: Path) -> None:
+def test_the_same_content_changes_nothing_and_another_is_a_new_version(
+    whole: Stack, second: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     first = deployed(whole, FLOWS / "bundled/flow.py", "again", store)
     before = whole.api.get(f"/deployments/{first['deployment_id']}").json()

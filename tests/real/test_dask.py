@@ -16,14 +16,19 @@ def _what_tasks_need(whole: Stack) -> None:
     api.post("/variables/", json={"name": "flowgroup_test", "value": "a variable"})
     kind = api.get("/block_types/slug/secret").json()["id"]
     schemas = api.post("/block_schemas/filter", json={"block_schemas": {"block_type_id": {"any_": [kind]}}}).json()
-    body = {"name": "flowgroup-test", "data": {"value": "a secret"}, "block_type_id": kind, "block_schema_id": schemas[0]["id"]}
+    body = {
+        "name": "flowgroup-test",
+        "data": {"value": "a secret"},
+        "block_type_id": kind,
+        "block_schema_id": schemas[0]["id"],
+    }
     api.post("/block_documents/", json=body)
 
 
 def test_everything_that_a_task_may_do_works_on_workers_without_a_credential(whole: Stack, dask: str) -> None:
     run = whole.start(dask, what="tasks_on_dask", with_={"salt": uuid.uuid4().hex})
     assert whole.wait(run, timeout_s=150)["state_name"] == "Completed", whole.message(run)
-    found = eval(whole.wait_log(run, "found {")["message"].removeprefix("found "))  # noqa: S307  our own flow wrote it
+    found = eval(whole.wait_log(run, "found {")["message"].removeprefix("found "))
     workers = {pid for pid in found.pop("pids")}
     assert found.pop("own") not in workers
     assert found == {
@@ -49,7 +54,9 @@ def test_a_tasks_logs_and_states_stand_under_its_task_run(whole: Stack, dask: st
     entry = whole.wait_log(run, "task 3 is in process")
     names = {task["id"]: task["name"] for task in whole.tasks(run)}
     assert names[entry["task_run_id"]].startswith("where")
-    wait_for(lambda: all(task["state_type"] in {"COMPLETED", "FAILED"} for task in whole.tasks(run)), "all tasks have ended")
+    wait_for(
+        lambda: all(task["state_type"] in {"COMPLETED", "FAILED"} for task in whole.tasks(run)), "all tasks have ended"
+    )
 
 
 def test_a_flow_uses_dask_itself(whole: Stack, dask: str) -> None:

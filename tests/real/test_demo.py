@@ -75,8 +75,13 @@ class Terminal:
         """All that was started from here and still runs, zombies not counted."""
         return [pid for pid in _pids() if self.mark in _read(pid, "environ") or str(self.tmp) in _read(pid, "cmdline")]
 
+    def left(self) -> list[str]:
+        """Processes and files that should not be there."""
+        told = [f"{pid}: {_read(pid, 'cmdline')}".replace("\0", " ") for pid in self.processes()]
+        return told + [str(path) for path in self.tmp.iterdir()]
+
     def is_clean(self) -> bool:
-        return not self.processes() and not list(self.tmp.iterdir())
+        return not self.left()
 
 
 @dataclass
@@ -156,7 +161,7 @@ def test_the_readme_s_first_commands_work_as_written(terminal: Terminal) -> None
     table = said[said.index("→ Pending") :]
     assert len(re.findall(r"Completed +-?\d+\.\d\d s +-?\d+\.\d\d s +\d+\.\d\d s", table)) == 2
     assert "Traceback" not in said
-    assert terminal.is_clean()
+    assert not terminal.left()
     assert [path.name for path in terminal.home.rglob("*") if path.is_file()] == [f"empty-{_prefect_version()}.db"]
 
     with terminal.typed(*commands[1]) as tests:  # only one file of them: this one is among them
@@ -173,7 +178,7 @@ def test_ctrl_c_leaves_nothing_at_any_moment(warm: Terminal, moment: str) -> Non
         demo.press(signal.SIGINT)
         assert demo.ends() == 130
         assert "Traceback" not in demo.said()
-        assert warm.is_clean(), warm.processes()
+        assert not warm.left()
 
 
 @pytest.mark.parametrize("how", ["twice Ctrl-C", "kill", "the terminal is closed", "kill -9"])
@@ -223,7 +228,7 @@ def test_two_demos_at_once_do_not_meet(warm: Terminal) -> None:
         one.press(signal.SIGINT)
         assert one.ends() == 130
         assert other.ends(_START_S) == 0, other.said()
-        assert warm.is_clean()
+        assert not warm.left()
 
 
 def test_dev_stays_up_says_who_is_in_the_way_and_goes_without_a_trace_of_processes(warm: Terminal) -> None:

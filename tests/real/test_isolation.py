@@ -53,7 +53,9 @@ def test_the_crash_message_has_the_last_lines_and_a_remedy(whole: Stack, plain: 
 
 def test_a_run_above_its_memory_limit_is_ended_with_that_reason(whole: Stack) -> None:
     deployment = whole.deploy("lab.py:lab", "small")
-    whole.api.patch(f"/deployments/{deployment}", json={"job_variables": _with_limit(whole, deployment)}).raise_for_status()
+    whole.api.patch(
+        f"/deployments/{deployment}", json={"job_variables": _with_limit(whole, deployment)}
+    ).raise_for_status()
     run = whole.start(deployment, what="eats", with_={"mebibytes": 600})
     assert whole.wait(run)["state_name"] == "Crashed"
     assert "memory" in whole.message(run)
@@ -98,7 +100,9 @@ def _alive(pid: int) -> bool:
         ("endless_c", {}, 15.0),
     ],
 )
-def test_a_cancelled_run_ends_in_time(whole: Stack, plain: str, what: str, with_: dict[str, float], within_s: float) -> None:
+def test_a_cancelled_run_ends_in_time(
+    whole: Stack, plain: str, what: str, with_: dict[str, float], within_s: float
+) -> None:
     run = whole.start(plain, what=what, with_=with_)
     whole.wait(run, "Running")
     if what == "parent_of_sleeper":

@@ -24,7 +24,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def shell(whole: Stack, *command: str | Path, cwd: Path) -> str:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_", "GIT_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_", "GIT_"))
+    }
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     env = {**clean, **quiet, "PREFECT_API_URL": whole.url, "PREFECT_HOME": str(whole.home / "author")}
     done = subprocess.run(

@@ -53,7 +53,10 @@ def made(whole: Stack, plain: str, tmp_path: Path, evil: bytes, request: pytest.
         ref = there["job_variables"]["bundle"]
         own = {"deployment": f"lab/{name}", "sha256": hashlib.sha256(evil).hexdigest(), "size": len(evil)}
         statement = canonical_json({**json.loads(ref["statement"]), **own, **said})
-        body = {key: there[key] for key in ("flow_id", "entrypoint", "version", "parameter_openapi_schema", "work_pool_name")}
+        body = {
+            key: there[key]
+            for key in ("flow_id", "entrypoint", "version", "parameter_openapi_schema", "work_pool_name")
+        }
         variables = {**there["job_variables"], "bundle": {**ref, "address": address, "statement": statement}}
         answer = whole.api.post("/deployments/", json={**body, "name": name, "job_variables": variables})
         assert answer.is_success, answer.text
@@ -83,7 +86,18 @@ def test_a_bundle_that_is_as_its_statement_says_is_opened(whole: Stack, made: Ma
         (lambda data: data, {"size": 7}, "its statement says 7", "Deploy the flow again"),
         (lambda data: data, {"created": "tomorrow"}, "created: ", "deploy the flow again"),
     ],
-    ids=["tampered", "truncated", "missing", "another", "version", "python", "prefect", "cloudpickle", "size", "statement"],
+    ids=[
+        "tampered",
+        "truncated",
+        "missing",
+        "another",
+        "version",
+        "python",
+        "prefect",
+        "cloudpickle",
+        "size",
+        "statement",
+    ],
 )
 def test_what_does_not_fit_crashes_its_run_unopened_and_others_go_on(
     damage: Callable[[bytes], bytes | None],

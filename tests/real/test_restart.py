@@ -19,7 +19,10 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def own(prefect_api: str) -> Iterator[Stack]:
     """A stack whose processes may be killed."""
-    with TemporaryDirectory(prefix="fg-", ignore_cleanup_errors=True) as folder, stack(prefect_api, Path(folder), "again") as made:
+    with (
+        TemporaryDirectory(prefix="fg-", ignore_cleanup_errors=True) as folder,
+        stack(prefect_api, Path(folder), "again") as made,
+    ):
         yield made
         made.daemon.terminate()
         made.daemon.wait(30)
@@ -50,7 +53,10 @@ def test_a_killed_daemon_finds_its_clusters_and_runs_again(own: Stack, plain: st
     first = own.start(plain, what="sleeps", with_={"seconds": 1})
     own.wait(first)
     before = own.processes(own.cluster_of(first))
-    long, dying = own.start(plain, what="sleeps", with_={"seconds": 12}), own.start(plain, what="sleeps", with_={"seconds": 3})
+    long, dying = (
+        own.start(plain, what="sleeps", with_={"seconds": 12}),
+        own.start(plain, what="sleeps", with_={"seconds": 3}),
+    )
     crashing = own.start(plain, what="sleeps_then_dies", with_={"seconds": 3})
     for run in (long, dying, crashing):
         own.wait(run, "Running")

@@ -43,7 +43,11 @@ def test_what_python_reads_only_at_its_start_makes_the_child_a_new_process(whole
     run = start_with(whole, plain, {"PYTHONHASHSEED": "7"}, what="hash_seed")
     assert whole.wait(run)["state_name"] == "Completed"
     with_it = subprocess.run(
-        [sys.executable, "-c", "print(hash('flowgroup'))"], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", "print(hash('flowgroup'))"],
+        env={"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     whole.wait_log(run, f"found ['7', {with_it.stdout.strip()}]")
     assert whole.cluster_of(run) == whole.cluster_of(whole_run(whole, plain))

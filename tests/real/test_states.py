@@ -23,7 +23,11 @@ def test_a_flow_that_raises_fails_with_its_words(whole: Stack, plain: str) -> No
 
 
 def test_wrong_parameters_are_named_in_the_runs_state(whole: Stack, plain: str) -> None:
-    body = {"parameters": {"what": "fails", "nonsense": 2}, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+    body = {
+        "parameters": {"what": "fails", "nonsense": 2},
+        "enforce_parameter_schema": False,
+        "state": {"type": "SCHEDULED"},
+    }
     answer = whole.api.post(f"/deployments/{plain}/create_flow_run", json=body)
     assert answer.status_code == 201
     assert whole.wait(answer.json()["id"])["state_name"] == "Crashed"

@@ -89,7 +89,7 @@ async def dask_setup(worker: Worker) -> None:
     app = Starlette(routes=[Route("/{path:path}", bridge.serve_call, methods=_METHODS)])
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
     bridge.serving = asyncio.create_task(server.serve(), name="flowgroup-bridge")
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     set_environment(

@@ -22,7 +22,7 @@ def environment(order: Order, *, desk: str, folder: str, scheduler: str | None, 
     """
     dask = {"FLOWGROUP_DASK_SCHEDULER": scheduler} if scheduler else {}
     return {
-        "TMPDIR": f"{folder}/tmp",
+        "TMPDIR": f"{folder}/tmp",  # noqa: S108  the run's own
         "PREFECT_LOCAL_STORAGE_PATH": storage,
         **order.env,
         **dask,

@@ -48,7 +48,9 @@ class Carried:
     exit: Exit | None = None
     cancelled: bool = False
     leash: socket.socket | None = None
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    started: asyncio.Event = field(default_factory=asyncio.Event)  # it has a pid, or will never have one
+    answered: asyncio.Event = field(default_factory=asyncio.Event)  # the child has heard that it must end
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def now(self) -> Attempt:
         phase = "ended" if self.exit else self.notes.get("phase", "starting")
@@ -107,6 +109,8 @@ class Desk:
         except (OSError, Permanent) as exc:  # this run's trouble; the others go on
             carried.exit = Exit(code=70, cause=f"the driver could not run it: {exc}")
         _log.info("child_ended", run=carried.order.run_id, code=carried.exit.code, signal=carried.exit.signal)
+        carried.started.set()
+        carried.over.set()
         self.changed.set()
 
     async def _child(self, carried: Carried) -> Exit:
@@ -136,6 +140,7 @@ class Desk:
                 output=write_end,
                 leash=theirs.detach(),
             )
+            carried.started.set()
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
             status = await self.forks.ended(carried.pid)
@@ -159,7 +164,9 @@ class Desk:
         reader, writer = await asyncio.open_connection(sock=leash.dup())
         try:
             while line := await reader.readline():
-                with contextlib.suppress(ValueError):  # user code may write there too: nonsense is not ours to obey
+                with contextlib.suppress(
+                    ValueError, TypeError
+                ):  # user code may write there too: nonsense is not ours to obey
                     carried.notes.update(_note(line))
                 if "cancelling" in carried.notes:
                     carried.answered.set()
@@ -171,8 +178,7 @@ class Desk:
 
     async def _end(self, carried: Carried, grace_s: float) -> None:
         """Ask the child to end as cancelled, then signal it; after `grace_s` kill it and all that it started."""
-        while carried.pid is None and carried.exit is None:
-            await asyncio.sleep(0.05)
+        await carried.started.wait()
         if carried.exit or carried.pid is None or carried.leash is None:
             return
         with contextlib.suppress(OSError):
@@ -180,9 +186,8 @@ class Desk:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(carried.answered.wait(), _COMMIT_S)
         oskit.kill({carried.pid}, signal.SIGTERM)
-        deadline = asyncio.get_running_loop().time() + grace_s
-        while carried.exit is None and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(carried.over.wait(), grace_s)
         if carried.exit is None:
             _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
             oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
@@ -219,7 +224,7 @@ class Desk:
 def _note(line: bytes) -> dict[str, Any]:
     note = json.loads(line)
     if not isinstance(note, dict):
-        raise ValueError("a note is an object")
+        raise TypeError("a note is an object")
     allowed = {"phase": ("running", "refused"), "cause": str, "reported": bool, "cancelling": bool}
     return {name: value for name, value in note.items() if _is(value, allowed.get(name, ()))}
 

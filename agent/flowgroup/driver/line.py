@@ -1,4 +1,8 @@
-"""The driver's line to the daemon: it dials, says hello and how it stands, and hears orders. A daemon that is away is waited for."""
+"""
+The driver's line to the daemon: it dials, says hello and how it stands, and hears orders.
+
+A daemon that is away is waited for.
+"""
 
 import asyncio
 import random

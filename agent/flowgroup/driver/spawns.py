@@ -34,7 +34,7 @@ class Spawns:
         self._env = env
         self._running: dict[int, asyncio.subprocess.Process] = {}
 
-    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:  # noqa: ARG002
+    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:
         """A new child. Both descriptors are the child's from then on. Raises OSError."""
         brief = brief_file(order)
         try:

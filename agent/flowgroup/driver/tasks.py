@@ -171,12 +171,12 @@ class Connection:
             return self._client
 
     def __enter__(self) -> "Connection":
-        global _CONNECTION  # noqa: PLW0603
+        global _CONNECTION
         _CONNECTION = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _CONNECTION  # noqa: PLW0603
+        global _CONNECTION
         _CONNECTION = None
         if self._client is not None:
             self._client.close(timeout=5)

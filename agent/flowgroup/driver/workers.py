@@ -128,7 +128,7 @@ def _code(owner: str, names: frozenset[str]) -> imports.Code:
 
 def start() -> None:
     """On a worker, once, before its first task."""
-    global _release  # noqa: PLW0603  Prefect's services are the process's, and so is this
+    global _release
     imports.install()
     _release = engine.keep_slots_apart(owner_of_this_context)
 

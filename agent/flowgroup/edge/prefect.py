@@ -5,7 +5,6 @@ Nothing here tries again: a call raises Transient, and whoever owns the loop doe
 claim whose answer was lost, which is read back.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import httpx
 
 from flowgroup import log
 from flowgroup.edge.cached import Cached
+from flowgroup.edge.pace import Pace
 from flowgroup.edge.pools import Pool, completed
 from flowgroup.edge.shapes import (
     DeploymentAnswer,
@@ -43,7 +43,7 @@ _DEPLOYMENT_TTL_S = 5.0
 _POOL_TTL_S = 5.0
 _FLOW_TTL_S = 3600.0
 _REFUSED_DELAY_S = 10.0
-_STATES_AT_ONCE = 8  # more than that only wait for each other in the server, and worst in SQLite
+_STATES_AT_ONCE = 16
 _SAYABLE_CHARS = 10_000
 _LEVELS = {"info": 20, "warning": 30, "error": 40}
 
@@ -66,7 +66,7 @@ class Prefect:
         self._flows = Cached(self._read_flow_name, ttl_s=_FLOW_TTL_S)
         self._deployments = Cached(self._read_deployment, ttl_s=_DEPLOYMENT_TTL_S)
         self._pools = Cached(self._read_pool, ttl_s=_POOL_TTL_S)
-        self._states = asyncio.Semaphore(_STATES_AT_ONCE)
+        self._states = Pace(_STATES_AT_ONCE)
 
     # The pool and the worker
 
@@ -222,9 +222,9 @@ class Prefect:
 
     async def _set_state(self, run_id: RunId, state: dict[str, Any]) -> SetStateAnswer:
         body = {"state": state, "force": False}
-        answer = await self._wire.call(
-            "POST", f"/flow_runs/{run_id}/set_state", body, route="/flow_runs/{id}/set_state"
-        )
+        route = "/flow_runs/{id}/set_state"
+        async with self._states.turn():
+            answer = await self._wire.call("POST", f"/flow_runs/{run_id}/set_state", body, route=route)
         return one(SetStateAnswer, answer, f"the state of run {run_id}")
 
     async def _filtered(self, runs: dict[str, Any], *, pool: bool) -> list[SeenRun]:

@@ -1,6 +1,7 @@
 """Processes that outlive us: started in a session of their own, known by pid and start time, ended by session."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,10 +62,8 @@ def running(pid: int) -> Running:
 
 def is_alive(process: Running) -> bool:
     """Whether it still runs: the same start time, and no zombie. Reaps it if it was our child and has ended."""
-    try:
+    with contextlib.suppress(ChildProcessError):  # not our child: it was started before us
         os.waitpid(process.pid, os.WNOHANG)
-    except ChildProcessError:
-        pass  # not our child: it was started before us
     return bool(process.started) and _started(process.pid) == process.started
 
 
@@ -104,9 +103,9 @@ def _started(pid: int) -> str | None:
         except (OSError, IndexError):
             return None
         return None if fields[0] == b"Z" else f"{_boot()}/{fields[19].decode()}"
-    told = subprocess.run(
+    told = subprocess.run(  # noqa: S603
         ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )  # noqa: S603
+    )
     state, _, started = told.stdout.strip().partition(" ")
     return None if not started or state.startswith("Z") else started.strip()
 

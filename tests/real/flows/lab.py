@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
@@ -103,7 +104,7 @@ def tasks_on_dask(salt: str = "") -> dict[str, Any]:
     return {
         "pids": sorted({pid for _, pid in where.map(range(4)).result()}),
         "own": os.getpid(),
-        "serial": all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False)),
+        "serial": all(one[1] <= two[0] for one, two in itertools.pairwise(spans)),
         "cached": [doubled.submit(21, salt).result(), doubled.submit(21, salt).result()],
         "secrets": secrets.submit().result(),
         "large": len(large.submit(8_000_000).result()),
@@ -126,12 +127,12 @@ def dask_itself() -> int:
 
 def surroundings() -> dict[str, Any]:
     return {
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "stdin": sys.stdin.read(),
         "pid": os.getpid(),
         "tmp": os.environ["TMPDIR"],
         "mark": os.environ.get("LAB_MARK"),
-        "files": sorted(os.listdir(".")),
+        "files": sorted(path.name for path in Path().iterdir()),
     }
 
 
@@ -210,7 +211,9 @@ def parent_of_sleeper(seconds: float) -> None:
 
 
 def deploys(deployment: str) -> str:
-    child = run_deployment(deployment, parameters={"what": "sleeps", "with_": {"seconds": 0.1}}, timeout=60, poll_interval=0.3)
+    child = run_deployment(
+        deployment, parameters={"what": "sleeps", "with_": {"seconds": 0.1}}, timeout=60, poll_interval=0.3
+    )
     return str(child.state.name)
 
 
@@ -242,7 +245,7 @@ def lab(what: str, with_: dict[str, Any] | None = None) -> Any:
 
 
 def _noted(hook: str) -> Any:
-    def note(flow: Any, run: Any, state: Any) -> None:  # noqa: ARG001
+    def note(flow: Any, run: Any, state: Any) -> None:
         get_run_logger().info("hook %s saw %s", hook, state.name)
 
     return note
