@@ -30,6 +30,9 @@ demo: setup  ## a Prefect server, the daemon, a flow on demand and on a schedule
 dev: setup  ## the same as a service that stays up
 	@$(BIN)/flowgroup dev
 
+bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl
+	@$(BIN)/python -m flowgroup.dev.bench
+
 test: setup  ## all tests
 	@$(BIN)/python -m pytest
 

@@ -13,10 +13,14 @@ from tests.servers import prefect_server, s3_server
 asyncio.set_event_loop(None)
 
 
+# A run over its deployment's limit is looked at again after this time instead of 30 s.
+_IMPATIENT = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2"}
+
+
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real Prefect server's API. Use names of your own: it is shared."""
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+    with prefect_server(tmp_path_factory.mktemp("prefect"), env=_IMPATIENT) as url:
         yield url
 
 

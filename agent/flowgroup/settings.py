@@ -6,6 +6,7 @@ Sources, strongest first: flags of the command line, environment variables, the 
 """
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -45,6 +46,9 @@ class PrefectSettings(_Section):
     model_config = SettingsConfigDict(env_prefix="PREFECT_")
 
     api_url: str | None = None
+    ui_url: str | None = Field(
+        default=None, description="where runs' logs point to; made from the API's address if empty"
+    )
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
     client_custom_headers: dict[str, str] = Field(default_factory=dict, repr=False)
@@ -58,6 +62,18 @@ class PrefectSettings(_Section):
         if url is not None and not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is not an http:// or https:// address (it usually ends in /api)")
         return url.rstrip("/") if url else url
+
+
+_CLOUD = re.compile(r"^https://api\.prefect\.cloud/api/accounts/([^/]+)/workspaces/([^/]+)$")
+
+
+def ui_of(prefect: PrefectSettings) -> str | None:
+    """Where a person sees the runs, as far as that can be told from the API's address."""
+    if prefect.ui_url or not prefect.api_url:
+        return prefect.ui_url
+    if cloud := _CLOUD.match(prefect.api_url):
+        return f"https://app.prefect.cloud/account/{cloud[1]}/workspace/{cloud[2]}"
+    return prefect.api_url.removesuffix("/api") if prefect.api_url.endswith("/api") else None
 
 
 class DaemonSettings(_Section):

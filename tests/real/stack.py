@@ -92,9 +92,13 @@ class Stack:
     def message(self, run_id: str) -> str:
         return str(self.run(run_id)["state"]["message"] or "")
 
-    def states(self, run_id: str) -> list[str]:
+    def history(self, run_id: str) -> list[dict[str, Any]]:
+        """The run's states, oldest first."""
         found = self._json("GET", "/flow_run_states/", params={"flow_run_id": run_id})
-        return [state["name"] for state in sorted(found, key=lambda state: state["timestamp"])]
+        return sorted(found, key=lambda state: str(state["timestamp"]))
+
+    def states(self, run_id: str) -> list[str]:
+        return [state["name"] for state in self.history(run_id)]
 
     def cancel(self, run_id: str) -> None:
         body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
@@ -167,15 +171,16 @@ def stack(
     keys: Path | None = None,
     env: Mapping[str, str] | None = None,
     auth: str | None = None,
+    seen_at: str | None = None,
 ) -> Iterator[Stack]:
     """
     The daemon against the Prefect server at `url`; everything that it made is gone at the end. `env` is the daemon's,
-    `auth` what the test itself shows to the server.
+    `auth` what the test itself shows to the server, and `seen_at` where it finds it, if not at `url`.
     """
     home.mkdir(parents=True, exist_ok=True)
     with (
         service.daemon(url, pool=pool, home=home, keys=keys, log=home / "daemon.log", env=env) as daemon,
-        httpx.Client(base_url=url, timeout=30, transport=Patient(), headers=_shown(auth)) as api,
+        httpx.Client(base_url=seen_at or url, timeout=90, transport=Patient(), headers=_shown(auth)) as api,
     ):
         yield Stack(url, api, home, pool, daemon)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.stack import Stack, wait_for
+from tests.real.stack import Stack
 
 pytestmark = pytest.mark.real
 
@@ -39,7 +39,7 @@ def written(folder: Path, source: str) -> str:
 def test_wrong_job_variables_are_named(whole: Stack, plain: str, wrong: dict[str, Any], said: str) -> None:
     """Prefect checks them when a run is made; what is changed after that it lets pass."""
     there = whole.api.get(f"/deployments/{plain}").json()
-    whole.api.post(f"/work_pools/{whole.pool}/queues/", json={"name": "held"})
+    whole.api.post(f"/work_pools/{whole.pool}/queues", json={"name": "held"})
     queue = f"/work_pools/{whole.pool}/queues/held"
     whole.api.patch(queue, json={"is_paused": True}).raise_for_status()
     kept = {key: there[key] for key in ("flow_id", "work_pool_name", "entrypoint", "version", "job_variables")}
@@ -77,14 +77,8 @@ def test_a_module_that_only_the_author_has_is_named_when_a_task_needs_it(whole: 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "n" * 300,
-        "Ünïcode ✓ 流れ " * 22,
-        'it\'s "quoted" \\ $HOME `ls` ; ${x} {y} 😀 \t é:*?|~#' * 6,
-        "../../../etc",
-        "-rf",
-    ],
-    ids=["long", "unicode", "quotes", "dots", "dash"],
+    ["n" * 300, '-rf ../../etc it\'s "quoted" \\ $HOME `ls` ; ${x} {y} 😀 \t é:*?|~# 流れ ' * 6],
+    ids=["long", "odd"],
 )
 def test_a_flow_of_any_name_runs(whole: Stack, tmp_path: Path, name: str) -> None:
     name = name.replace("/", "\N{DIVISION SLASH}")  # Prefect itself takes no /
@@ -92,7 +86,7 @@ def test_a_flow_of_any_name_runs(whole: Stack, tmp_path: Path, name: str) -> Non
         f"from prefect import flow, get_run_logger\n@flow(name={name!r}, persist_result=True)\n"
         "def odd() -> int:\n    get_run_logger().info('it runs')\n    return 1\n"
     )
-    run = whole.start(whole.deploy(written(tmp_path, source), "odd & long"))
+    run = whole.start(whole.deploy(written(tmp_path, source), "odd and long"))
     assert whole.wait(run)["state_name"] == "Completed", whole.message(run)
     whole.wait_log(run, "it runs")
     cluster = whole.cluster_of(run)
@@ -114,17 +108,8 @@ def test_a_start_script_that_fails_is_named_with_its_last_lines(whole: Stack, tm
     assert (whole.home / whole.pool / "clusters" / whole.cluster_of(run) / "made-by-the-script").exists()
 
 
-def test_an_api_answer_that_is_no_parameter_of_the_flow_is_named(whole: Stack, plain: str) -> None:
+def test_a_parameter_of_the_wrong_type_is_named(whole: Stack, plain: str) -> None:
     body = {"parameters": {"what": 3}, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
     run = whole.api.post(f"/deployments/{plain}/create_flow_run", json=body).json()["id"]
     assert whole.wait(run)["state_name"] in {"Failed", "Crashed"}
     assert "Input should be a valid string" in whole.message(run)
-
-
-def test_a_deployment_that_is_deleted_before_its_run_is_named(whole: Stack, plain: str) -> None:
-    there = whole.api.get(f"/deployments/{plain}").json()
-    kept = {key: there[key] for key in ("flow_id", "work_pool_name", "entrypoint", "version", "job_variables")}
-    made = whole.api.post("/deployments/", json={**kept, "name": "deleted"}).json()["id"]
-    run = whole.api.post(f"/deployments/{made}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()["id"]
-    whole.api.delete(f"/deployments/{made}")
-    wait_for(lambda: whole.api.get(f"/flow_runs/{run}").status_code == 404 or whole.wait(run), "the run has its end")

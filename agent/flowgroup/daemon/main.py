@@ -45,7 +45,7 @@ from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
 from flowgroup.retry import pause_s
-from flowgroup.settings import DaemonSettings, Settings
+from flowgroup.settings import DaemonSettings, Settings, ui_of
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
 _GOODBYE_TIMEOUT_S = 3.0
@@ -145,7 +145,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         slots=slots,
         api=api,
         clusters=clusters,
-        sender=Sender(clusters, attempts, drivers, store, keys),
+        sender=Sender(clusters, attempts, drivers, store, keys, ui_of(settings.prefect)),
         watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,

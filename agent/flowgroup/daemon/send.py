@@ -45,6 +45,7 @@ class Sender:
     drivers: Drivers
     store: Store
     public_keys: tuple[str, ...]
+    ui_url: str | None = None
 
     async def sent(self, run: ClaimedRun, plan: Placement) -> SentRun:
         """
@@ -84,7 +85,7 @@ class Sender:
             token=opened.token,
             start_at=run.due.due_at.timestamp(),
             code=await self._code(plan.bundle, plan.deployment),
-            env=plan.env,
+            env={**({"PREFECT_UI_URL": self.ui_url} if self.ui_url else {}), **plan.env},
             dask=plan.spec.workers > 0,
             results=results_of(plan),
             memory_limit_bytes=plan.memory_limit_bytes,

@@ -20,6 +20,7 @@ import httpx
 
 from flowgroup import signing
 from flowgroup.dev.minder import Minded, minded, sweep
+from flowgroup.dev.patient import api_at
 from flowgroup.dev.server import start_prefect_server
 from flowgroup.dev.service import ends_like_ctrl_c, start_daemon
 from flowgroup.dev.watch import Watch, timings
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         _step("starting the daemon and its relay")
         pair = signing.new_pair(mind.folder / "keys", "demo")
         start_daemon(mind, url, pool=_POOL, keys=pair.public, log=mind.folder / "daemon.log")
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as api:
+        with api_at(url) as api:
             completed = _Demo(mind, url, api, flow, pair.private).run()
         _step(f"done in {time.monotonic() - began:.1f} s; Prefect's UI was at {url.removesuffix('/api')}")
         if args.keep_open:
@@ -114,7 +115,10 @@ class _Demo:
         return deployment_id
 
     def _post(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        return self.api.post(path, json=body or {}).raise_for_status()
+        answer = self.api.post(path, json=body or {})
+        if answer.is_error:
+            raise Permanent(f"Prefect's API answers {answer.status_code} to {path}: {answer.text[:300]}")
+        return answer
 
 
 def _scheduled(watch: Watch) -> dict[str, Any] | None:

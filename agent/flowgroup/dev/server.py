@@ -18,12 +18,13 @@ _START_TIMEOUT_S = 180.0
 _LOOK_S = 0.05
 
 
-def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = None) -> str:
+def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = None, access_log: bool = False) -> str:
     """
     Start a Prefect server in `<folder>/prefect`; gives the API's address (`http://127.0.0.1:<port>/api`). Prefect's UI is
     the same without `/api`.
 
-    `cache` keeps an empty, migrated database per version, which saves seconds at the next start. Raises Refused when the
+    `cache` keeps an empty, migrated database per version, which saves seconds at the next start. `access_log`: a line per call in its
+    log. Raises Refused when the
     port is taken, and Permanent with the server's last lines when it does not start.
     """
     folder = mind.folder / "prefect"
@@ -36,7 +37,7 @@ def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = No
     url = f"http://127.0.0.1:{_free_port(port)}/api"
     arguments = ("--host", "127.0.0.1", "--port", url.removesuffix("/api").rsplit(":", 1)[1])
     command = python("prefect", "server", "start", *arguments)
-    running = spawn(command, env=_environment(folder, database, url), cwd=folder, log=log)
+    running = spawn(command, env=_environment(folder, database, url, access_log), cwd=folder, log=log)
     mind.server(running)
     _wait(url, running, log)
     if fresh and empty:
@@ -44,14 +45,14 @@ def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = No
     return url
 
 
-def _environment(folder: Path, database: Path, url: str) -> dict[str, str]:
+def _environment(folder: Path, database: Path, url: str, access_log: bool) -> dict[str, str]:
     return {
         **environment_for_user_code(),
         "PREFECT_HOME": str(folder),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO" if access_log else "WARNING",
         "DO_NOT_TRACK": "1",
     }
 

@@ -152,7 +152,9 @@ class Local:
         return started
 
     def _dask_env(self, place: Path, spec: ClusterSpec) -> dict[str, str]:
-        return {**settings.environment_for_clusters(self.driver), **spec.env, "PREFECT_HOME": str(place / "prefect")}
+        scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
+        env = settings.environment_for_clusters(self.driver)
+        return {**env, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect")}
 
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
         return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")

@@ -98,12 +98,15 @@ def merged(defaults: dict[str, Any], deployment: dict[str, Any], run: dict[str, 
     """Pool defaults, then the deployment's, then the run's; `env` is merged by name, all else is replaced."""
     env: dict[str, Any] = {}
     whole: dict[str, Any] = {}
+    wrong: dict[str, Any] = {}
     for layer in (defaults, deployment, run):
         layer_env = layer.get("env")
         if isinstance(layer_env, dict):
             env.update(layer_env)
+        elif layer_env is not None:
+            wrong["env"] = layer_env  # kept as it is, so that the check names it
         whole.update({name: value for name, value in layer.items() if name != "env" and value is not None})
-    return {**whole, "env": env}
+    return {**whole, "env": env, **wrong}
 
 
 def pool_defaults(base_job_template: dict[str, Any]) -> dict[str, Any]:
