@@ -28,7 +28,6 @@ def main() -> None:
 def _driver(parser: argparse.ArgumentParser) -> None:
     """What a backend starts beside a cluster; not for people."""
     parser.add_argument("--cluster", required=True)
-    parser.add_argument("--spec", required=True)
     for name in ("folder", "daemon", "relay", "storage"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.set_defaults(command=_run_driver)
@@ -43,7 +42,7 @@ def _run_driver(args: argparse.Namespace) -> int:
 
     settings = Settings.read()
     log.configure(room="driver", level=settings.daemon.log_level)
-    spec = ClusterSpec.model_validate_json(args.spec)
+    spec = ClusterSpec.model_validate_json((args.folder / "spec.json").read_text())
     place = Place(ClusterName(args.cluster), spec, args.folder, args.daemon, args.relay, args.storage)
     asyncio.run(run(settings, place))
     return 0

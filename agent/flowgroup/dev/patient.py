@@ -21,4 +21,4 @@ class Patient(httpx.HTTPTransport):
 
 def api_at(url: str) -> httpx.Client:
     """A client of this address alone, whatever proxies the environment names."""
-    return httpx.Client(base_url=url, timeout=30, trust_env=False, transport=Patient())
+    return httpx.Client(base_url=url, timeout=90, trust_env=False, transport=Patient())

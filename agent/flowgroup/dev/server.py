@@ -23,9 +23,9 @@ def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = No
     Start a Prefect server in `<folder>/prefect`; gives the API's address (`http://127.0.0.1:<port>/api`). Prefect's UI is
     the same without `/api`.
 
-    `cache` keeps an empty, migrated database per version, which saves seconds at the next start. `access_log`: a line per call in its
-    log. Raises Refused when the
-    port is taken, and Permanent with the server's last lines when it does not start.
+    `cache` keeps an empty, migrated database per version, which saves seconds at the next start; with `access_log` the
+    server logs a line per call. Raises Refused when the port is taken, and Permanent with the server's last lines when
+    it does not start.
     """
     folder = mind.folder / "prefect"
     folder.mkdir(parents=True, exist_ok=True)

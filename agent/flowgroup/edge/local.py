@@ -9,12 +9,13 @@ import json
 import platform
 import secrets
 import shutil
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flowgroup import log, settings
-from flowgroup.edge.processes import Running, end, is_alive, python, spawn
+from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName
@@ -25,7 +26,8 @@ _log = log.get()
 _GRACE_S = 3.0
 _RELAY_START_S = 30.0
 _TAIL_LINES = 8
-_WORKER_STARTS_MAX = 5
+_WORKER_STARTS_MAX = 5  # in so many seconds
+_WORKER_STARTS_S = 300.0
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Local:
     driver: DriverSettings = field(default_factory=DriverSettings)
     python: str = ".".join(platform.python_version_tuple()[:2])
     relay_key: str = ""
-    _worker_starts: dict[str, int] = field(default_factory=dict)
+    _worker_starts: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._clusters.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -49,8 +51,11 @@ class Local:
         return self.folder / "clusters"
 
     async def find(self) -> list[Found]:
-        """Every cluster that has a folder, whether its processes live or not."""
-        return [found for path in sorted(self._clusters.iterdir()) if (found := self._read(path))]
+        """Every cluster that has a folder, whether its processes live or not. What was only half made is removed."""
+        found = {path.name: self._read(path) for path in sorted(self._clusters.iterdir())}
+        for name in [name for name, read in found.items() if read is None]:
+            await self.delete(ClusterName(name))
+        return [read for read in found.values() if read is not None]
 
     async def create(self, spec: ClusterSpec) -> Found:
         """Start the cluster of this spec, or give the one that is there. Raises Permanent when it cannot start."""
@@ -61,6 +66,7 @@ class Local:
         await self.delete(spec.name)
         place.mkdir(mode=0o700)
         self._secret(place / "secret")
+        (place / "spec.json").write_text(spec.model_dump_json())  # not on a command line: anybody can read those
         try:
             self._write(place, spec, self._start(place, spec))
         except OSError as exc:
@@ -72,7 +78,8 @@ class Local:
     async def delete(self, name: ClusterName) -> None:
         """End the cluster's processes and remove its folder. One that is not there is gone already."""
         place = self._clusters / name
-        await end(list(self._processes(place).values()), grace_s=_GRACE_S)
+        known = list(self._processes(place).values())
+        await end([*known, *strays(str(place), known)], grace_s=_GRACE_S)
         self._worker_starts.pop(name, None)
         await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
@@ -136,7 +143,6 @@ class Local:
             "flowgroup.rooms",
             "driver",
             *("--cluster", spec.name),
-            *("--spec", spec.model_dump_json()),
             *("--folder", str(place)),
             *("--daemon", str(self.folder / "daemon.sock")),
             *("--relay", str(self.folder / "relay.sock")),
@@ -154,15 +160,17 @@ class Local:
     def _dask_env(self, place: Path, spec: ClusterSpec) -> dict[str, str]:
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
         env = settings.environment_for_clusters(self.driver)
-        return {**env, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect")}
+        return {**env, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **_QUIET}
 
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
         return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")
 
     def _start_again(self, name: ClusterName, roles: list[str]) -> str | None:
         place = self._clusters / name
-        self._worker_starts[name] = self._worker_starts.get(name, 0) + len(roles)
-        if self._worker_starts[name] > _WORKER_STARTS_MAX:
+        now = time.monotonic()
+        lately = [at for at in self._worker_starts.get(name, []) if now - at < _WORKER_STARTS_S] + [now] * len(roles)
+        self._worker_starts[name] = lately
+        if len(lately) > _WORKER_STARTS_MAX:
             return (
                 f"the workers of cluster {name} end again and again. Their last lines:\n{_tail(place / 'workers.log')}"
             )
@@ -196,6 +204,10 @@ class Local:
             path.touch(mode=0o600)
             path.write_text(secrets.token_urlsafe(32))
         return path.read_text().strip()
+
+
+# What tasks log goes to the API; a second copy would fill the disk.
+_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
 
 
 def _scheduler(place: Path) -> list[str]:

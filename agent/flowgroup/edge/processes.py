@@ -84,6 +84,21 @@ def end_now(processes: list[Running], *, grace_s: float) -> None:
         is_alive(process)  # reaps it
 
 
+def strays(mark: str, known: list[Running]) -> list[Running]:
+    """Processes in sessions of their own whose command line names `mark`, a path of ours: started, and not written down."""
+    found = []
+    for entry in Path("/proc").iterdir() if sys.platform == "linux" else ():
+        if entry.name.isdigit() and os.getsid(0) != int(entry.name):
+            try:
+                named = mark.encode() in (entry / "cmdline").read_bytes()
+                leads = os.getsid(int(entry.name)) == int(entry.name)
+            except (OSError, ProcessLookupError):
+                continue
+            if named and leads:
+                found.append(Running(int(entry.name), _started(int(entry.name)) or ""))
+    return [process for process in found if process not in known]
+
+
 def _signal(process: Running, number: signal.Signals, *, whole_session: bool = False) -> None:
     alive = is_alive(process)
     try:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,11 +35,11 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with _bench() as bench:
         deadline = time.monotonic() + _LIMIT_S
-        sides = [
-            lambda: ours(bench, runs=10),
-            lambda: process_worker(bench, "process worker", runs=5, env={}),
-            lambda: process_worker(bench, "process worker, poll 1 s", runs=5, env=_POLL_1S),
-        ]
+        sides: tuple[Callable[[], Side], ...] = (
+            lambda: ours(bench, singles=10),
+            lambda: process_worker(bench, "process worker", singles=5, env={}),
+            lambda: process_worker(bench, "process worker, poll 1 s", singles=5, env=_POLL_1S),
+        )
         for made in sides:
             rows += _measured(bench, made(), deadline)
     _write(rows)
@@ -60,14 +60,15 @@ def _measured(bench: Bench, side: Side, deadline: float) -> list[dict[str, Any]]
     rows = []
     with side.up:
         for case in CASES:
-            _say(f"{side.name}: {case.__name__}")
-            load = os.getloadavg()[0]
+            name, load = case.__name__, os.getloadavg()[0]
+            if time.monotonic() > deadline:
+                rows.append(_row(side, name, load, None, f"not measured: the benchmark has had its {_LIMIT_S:.0f} s"))
+                continue
+            _say(f"{side.name}: {name}")
             try:
-                if time.monotonic() > deadline:
-                    raise FlowgroupError(f"not measured: the benchmark has had its {_LIMIT_S:.0f} s")
-                rows += [_row(side, case.__name__, load, figure) for figure in case(bench, side)]
+                rows += [_row(side, name, load, figure) for figure in case(bench, side)]
             except FlowgroupError as exc:
-                rows.append(_row(side, case.__name__, load, None, str(exc)))
+                rows.append(_row(side, name, load, None, str(exc)))
     return rows
 
 

@@ -41,7 +41,7 @@ def first_run(bench: Bench, side: Side) -> Iterator[Figure]:
 def ad_hoc(bench: Bench, side: Side) -> Iterator[Figure]:
     """One run of an empty flow at a time."""
     to_running, to_completed = [], []
-    for _ in range(side.runs):
+    for _ in range(side.singles):
         _pause()
         run = runs.start(bench.api, side.deployments["empty"])
         runs.wait(bench.api, [run])
@@ -101,8 +101,8 @@ def _look_for_lines(bench: Bench, run: str, seen: dict[str, float]) -> None:
 def _look_for_tasks(bench: Bench, run: str, seen: dict[str, float]) -> None:
     body = {"flow_runs": {"id": {"any_": [run]}}}
     for task in runs.post(bench.api, "/task_runs/filter", body):
-        if task["state_type"] == "COMPLETED" and task["id"] not in seen:
-            seen[task["id"]] = time.time() - runs.seconds_of(task["state"])
+        if (task["state"] or {}).get("type") == "COMPLETED" and task["id"] not in seen:
+            seen[task["id"]] = time.time() - runs.seconds(task["state"]["timestamp"])
 
 
 def _calls(bench: Bench) -> int:

@@ -16,11 +16,11 @@ OURS = "bench"
 
 
 def post(api: httpx.Client, path: str, body: dict[str, Any]) -> Any:
-    return api.post(path, json=body, params={OURS: ""}).raise_for_status().json()
+    return _told(api, api.build_request("POST", path, json=body, params={OURS: ""}))
 
 
 def get(api: httpx.Client, path: str, **params: str) -> Any:
-    return api.get(path, params={OURS: "", **params}).raise_for_status().json()
+    return _told(api, api.build_request("GET", path, params={OURS: "", **params}))
 
 
 def start(api: httpx.Client, deployment: str) -> str:
@@ -50,14 +50,19 @@ def wait(api: httpx.Client, runs: list[str]) -> None:
 def moments(api: httpx.Client, run: str) -> dict[str, float]:
     """When the API made the run (`created`) and set each of its states, by name, in seconds."""
     states = get(api, "/flow_run_states/", flow_run_id=run)
-    found = {str(state["name"]): _seconds(state["timestamp"]) for state in states}
-    return {**found, "created": _seconds(get(api, f"/flow_runs/{run}")["created"])}
+    found = {str(state["name"]): seconds(state["timestamp"]) for state in states}
+    return {**found, "created": seconds(get(api, f"/flow_runs/{run}")["created"])}
 
 
-def _seconds(timestamp: str) -> float:
+def seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def seconds_of(state: dict[str, Any]) -> float:
-    """When a state was set, by its own timestamp."""
-    return _seconds(state["timestamp"])
+def _told(api: httpx.Client, request: httpx.Request) -> Any:
+    try:
+        response = api.send(request)
+    except httpx.TransportError as exc:
+        raise Permanent(f"{request.method} {request.url.path}: {type(exc).__name__} {exc}") from exc
+    if response.is_error:
+        raise Permanent(f"Prefect's API answers {response.status_code} to {request.url.path}: {response.text[:300]}")
+    return response.json()

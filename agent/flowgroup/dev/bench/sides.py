@@ -11,12 +11,14 @@ from pathlib import Path
 import httpx
 
 from flowgroup.dev import service
+from flowgroup.dev.bench import runs
 from flowgroup.dev.minder import Minded
 from flowgroup.edge.processes import end_now, python, spawn
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
 FLOWS = Path(__file__).with_name("flows") / "flows.py"
+_FLOW_NAMES = ("empty", "speaks")
 _GRACE_S = 10.0
 _DEPLOY = """
 import sys
@@ -49,15 +51,18 @@ class Bench:
 
 @dataclass(frozen=True)
 class Side:
-    """`deployments` gives the id of each flow's deployment; `up` is the block in which the side takes runs."""
+    """
+    `deployments` gives the id of each flow's deployment, `up` is the block in which the side takes runs, `singles` says
+    how many runs to make one by one.
+    """
 
     name: str
-    runs: int
+    singles: int
     deployments: Mapping[str, str]
     up: AbstractContextManager[object]
 
 
-def ours(bench: Bench, *, runs: int) -> Side:
+def ours(bench: Bench, *, singles: int) -> Side:
     """The daemon as `flowgroup start` has it, flows deployed as bundles without Dask."""
 
     @contextmanager
@@ -66,24 +71,21 @@ def ours(bench: Bench, *, runs: int) -> Side:
 
     service.start_daemon(bench.mind, bench.url, pool="flowgroup", log=bench.mind.folder / "daemon.log")
     found = {}
-    for name in ("empty", "speaks"):
+    for name in _FLOW_NAMES:
         place = ("--name", "bench", "--pool", "flowgroup", "--store", f"file://{bench.mind.folder}/store", "--json")
         told = _told(python("flowgroup", "deploy", f"{FLOWS}:{name}", *place), bench.env)
         found[name] = str(json.loads(told)["deployment_id"])
-    return Side("flowgroup", runs, found, up())
+    return Side("flowgroup", singles, found, up())
 
 
-def process_worker(bench: Bench, name: str, *, runs: int, env: Mapping[str, str]) -> Side:
+def process_worker(bench: Bench, name: str, *, singles: int, env: Mapping[str, str]) -> Side:
     """`prefect worker start --type process`, flows deployed from their folder. `env` is added to the worker's."""
     pool = name.replace(",", "").replace(" ", "-")
-    answer = bench.api.post("/work_pools/", json={"name": pool, "type": "process"})
-    answer.raise_for_status()
-    _told([sys.executable, "-c", _DEPLOY, str(FLOWS.parent), pool, "empty", "speaks"], bench.env)
-    found = {}
-    for flow in ("empty", "speaks"):
-        answer = bench.api.get(f"/deployments/name/{flow}/bench-{pool}")
-        found[flow] = str(answer.raise_for_status().json()["id"])
-    return Side(name, runs, found, _worker(bench, pool, env))
+    runs.post(bench.api, "/work_pools/", {"name": pool, "type": "process"})
+    _told([sys.executable, "-c", _DEPLOY, str(FLOWS.parent), pool, *_FLOW_NAMES], bench.env)
+    address = "/deployments/name/{}/bench-" + pool
+    found = {flow: str(runs.get(bench.api, address.format(flow))["id"]) for flow in _FLOW_NAMES}
+    return Side(name, singles, found, _worker(bench, pool, env))
 
 
 @contextmanager

@@ -1,0 +1,95 @@
+"""The local backend with real processes, which stand in for a cluster's."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from flowgroup.edge.local import Local
+from flowgroup.edge.processes import Running, end, is_alive, spawn
+from flowgroup.model.ids import FlowId
+from flowgroup.model.spec import ClusterSpec
+from flowgroup.settings import DriverSettings, PrefectSettings
+from tests.servers import wait_until
+
+SPEC = ClusterSpec(flow_id=FlowId("f"), flow_name="my flow", isolation="pool")
+STAY = [sys.executable, "-c", "import sys, time; print('ready', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)",
+]
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[Local]:
+    made = Local(tmp_path, PrefectSettings(api_url="http://127.0.0.1:1/api"), DriverSettings())
+    yield made
+    for found in await made.find():
+        await made.delete(found.name)
+
+
+async def test_a_cluster_is_made_once_found_again_and_gone_when_deleted(backend: Local, tmp_path: Path) -> None:
+    made = await backend.create(SPEC)
+    again = await backend.create(SPEC)
+    assert (made.name, made.secret) == (again.name, again.secret)
+    another_daemon = Local(tmp_path, PrefectSettings(), DriverSettings())
+    assert await another_daemon.find() == [made]
+    assert await another_daemon.look(made.name) is None
+    await another_daemon.delete(made.name)
+    assert await backend.find() == []
+    assert "not there" in str(await backend.look(made.name))
+
+
+async def test_a_dead_driver_is_said_with_its_last_lines_and_the_cluster_is_made_anew(backend: Local, tmp_path: Path) -> None:
+    made = await backend.create(SPEC)
+    place = tmp_path / "clusters" / made.name
+    (place / "driver.log").write_text("the last line\n")
+    os.kill(backend._processes(place)["driver"].pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(backend._processes(place)["driver"]), timeout_s=10, what="it is dead")
+    reason = await backend.look(made.name)
+    assert reason
+    assert "driver" in reason
+    assert "the last line" in reason
+    assert (await backend.create(SPEC)).secret != made.secret
+
+
+async def test_what_a_daemon_had_only_half_made_is_ended_and_removed(backend: Local, tmp_path: Path) -> None:
+    place = tmp_path / "clusters" / "half"
+    stray = spawn([*STAY, str(place)], env={}, cwd=place, log=place.parent / "x.log")
+    assert await backend.find() == []
+    assert not is_alive(stray)
+    assert not place.exists()
+    (place.parent / "x.log").unlink()
+
+
+async def test_a_folder_with_nonsense_in_it_is_not_a_cluster(backend: Local, tmp_path: Path) -> None:
+    place = tmp_path / "clusters" / "odd"
+    place.mkdir()
+    (place / "cluster.json").write_text('{"spec": {"flow_id": 3}, "processes": {"driver": {"pid": "x"}}}')
+    assert await backend.find() == []
+
+
+def test_a_process_outlives_and_is_known_by_pid_and_start(tmp_path: Path) -> None:
+    process = spawn(STAY, env={}, cwd=tmp_path, log=tmp_path / "log")
+    assert is_alive(process)
+    assert not is_alive(Running(process.pid, "at another time"))
+    assert os.getsid(process.pid) == process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(process), timeout_s=10, what="it is dead")
+
+
+async def test_a_process_that_ignores_sigterm_is_killed_with_its_session(tmp_path: Path) -> None:
+    process = spawn(STUBBORN, env={}, cwd=tmp_path, log=tmp_path / "log")
+    wait_until(lambda: "ready" in (tmp_path / "log").read_text(), timeout_s=10, what="it has begun")
+    await end([process], grace_s=0.2)
+    wait_until(lambda: not is_alive(process), timeout_s=10, what="it is dead")
+
+
+def test_standard_input_reaches_the_process_and_nothing_secret_is_on_its_command_line(tmp_path: Path) -> None:
+    process = spawn([sys.executable, "-c", "print(input())"], env={}, cwd=tmp_path, log=tmp_path / "log", stdin="a secret\n")
+    wait_until(lambda: "a secret" in (tmp_path / "log").read_text(), timeout_s=10, what="it has read")
+    wait_until(lambda: not is_alive(process), timeout_s=10, what="it has ended")
