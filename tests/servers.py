@@ -20,6 +20,14 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
 }
+# With SQLite the server stands still for a minute at times, when garbage is collected while a writer waits for its lock.
+_WITHOUT_GC = """
+import gc, sys
+gc.disable()
+from uvicorn.main import main
+fixed = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--log-level", "warning"]
+main([*fixed, "--timeout-graceful-shutdown", "1", *sys.argv[1:]])
+"""
 _TOOLS = "/var/lib/testcluster/bin"
 
 
@@ -45,10 +53,7 @@ def prefect_server(folder: Path, *, env: Mapping[str, str] | None = None) -> Ite
         **_QUIET,
         **(env or {}),
     }
-    command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", "1"),
-    ]
+    command = [sys.executable, "-c", _WITHOUT_GC, "--port", str(port)]
     with _process(command, {**clean, **own}, folder / "server.log", lambda: _answers(f"{url}/health")):
         yield url
 

@@ -12,18 +12,18 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 def configure(*, room: str, level: str = "info", to: TextIO | None = None) -> None:
     """Set up logging for this process. `room` is bound to every line."""
     out = to or sys.stderr
-    render: Any = (
-        structlog.dev.ConsoleRenderer()
+    # Plain tracebacks: pretty ones show local variables, and one of them may be a token.
+    render: list[Any] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if out.isatty()
-        else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            render,
+            *render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(out),

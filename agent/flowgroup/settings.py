@@ -188,8 +188,8 @@ def environment_for_clusters(driver: DriverSettings) -> dict[str, str]:
 
 def environment_for_drivers(driver: DriverSettings) -> dict[str, str]:
     """What a driver's process gets: the same, and the driver's own settings."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("FLOWGROUP_DRIVER_")}
-    return {**environment_for_clusters(driver), **own}
+    own = driver.model_dump(mode="json", exclude={"keep_env"})
+    return {**environment_for_clusters(driver), **{f"FLOWGROUP_DRIVER_{name.upper()}": str(own[name]) for name in own}}
 
 
 _TOKENS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS")

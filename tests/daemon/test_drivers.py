@@ -78,6 +78,7 @@ async def test_an_order_is_carried_out_and_its_end_is_watched_and_forgotten(tmp_
         at.drivers.send(NAME, order())
         assert await at.watch() == Reported()
         at.drivers.forget(NAME, SENT.attempt)
+        assert at.drivers.carried() == []
         await until(lambda: not at.backend.drivers[NAME].attempts)
         await until(lambda: not at.drivers.view(NAME).forgotten)
         assert at.drivers.carried() == []

@@ -120,6 +120,7 @@ async def test_runs_run_on_one_cluster_and_the_daemon_leaves_in_peace(tmp_path: 
         assert sorted(at.ledger) == sorted(runs)
         assert len(at.drivers.made) == 1
         await at.until(lambda: at.relay.open == {})
+        assert at.fake.count(r"set_state|GET /flow_runs/|flow_run_states") == 10  # the claims, and nothing else
         assert len(at.fake.workers) == 1
         port = json.loads((tmp_path / "pool" / "daemon.json").read_text())["health_port"]
         async with httpx.AsyncClient() as client:

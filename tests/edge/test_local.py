@@ -44,7 +44,9 @@ async def test_a_cluster_is_made_once_found_again_and_gone_when_deleted(backend:
     assert "not there" in str(await backend.look(made.name))
 
 
-async def test_a_dead_driver_is_said_with_its_last_lines_and_the_cluster_is_made_anew(backend: Local, tmp_path: Path) -> None:
+async def test_a_dead_driver_is_said_with_its_last_lines_and_the_cluster_is_made_anew(
+    backend: Local, tmp_path: Path
+) -> None:
     made = await backend.create(SPEC)
     place = tmp_path / "clusters" / made.name
     (place / "driver.log").write_text("the last line\n")
@@ -90,6 +92,8 @@ async def test_a_process_that_ignores_sigterm_is_killed_with_its_session(tmp_pat
 
 
 def test_standard_input_reaches_the_process_and_nothing_secret_is_on_its_command_line(tmp_path: Path) -> None:
-    process = spawn([sys.executable, "-c", "print(input())"], env={}, cwd=tmp_path, log=tmp_path / "log", stdin="a secret\n")
+    process = spawn(
+        [sys.executable, "-c", "print(input())"], env={}, cwd=tmp_path, log=tmp_path / "log", stdin="a secret\n"
+    )
     wait_until(lambda: "a secret" in (tmp_path / "log").read_text(), timeout_s=10, what="it has read")
     wait_until(lambda: not is_alive(process), timeout_s=10, what="it has ended")

@@ -85,17 +85,8 @@ def test_deploy_says_what_is_wrong(
     whole: Stack, urls: dict[str, str], url: str, flow: str, more: list[str], said: list[str], tmp_path: Path
 ) -> None:
     pool = [] if "--pool" in more else ["--pool", whole.pool]
-    done = whole.shell(
-        "deploy",
-        flow,
-        "--name",
-        "wrong",
-        *pool,
-        "--store",
-        f"file://{tmp_path}",
-        *more,
-        env={"PREFECT_API_URL": urls[url]},
-    )
+    given = ("--name", "wrong", *pool, "--store", f"file://{tmp_path}", *more)
+    done = whole.shell("deploy", flow, *given, env={"PREFECT_API_URL": urls[url]})
     line = told(done, 2)
     assert not [word for word in said if word not in line], line
     assert not list(tmp_path.iterdir())

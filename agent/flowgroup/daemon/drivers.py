@@ -102,6 +102,7 @@ class Drivers:
             self.cancel(cluster, attempt, 0.0)
             return
         view.cancels.pop(attempt, None)
+        view.attempts.pop(attempt, None)  # else the reconcile would resume it before the next status
         view.seen.discard(attempt)
         view.forgotten.add(attempt)
         if view.line:

@@ -44,7 +44,7 @@ from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
-from flowgroup.retry import pause_s
+from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
@@ -255,7 +255,7 @@ async def _registered(api: Prefect, worker: str) -> AsyncIterator[str]:
     yield worker
     try:
         async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
-            await api.remove_worker(worker)
+            await until(lambda: api.remove_worker(worker), timeout_s=_GOODBYE_TIMEOUT_S)
     except (FlowgroupError, TimeoutError) as exc:
         log.get().warning("worker_not_removed", worker=worker, reason=str(exc))
 

@@ -25,9 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from flowgroup.daemon.owner import locked
+from flowgroup.edge.local import Local
 from flowgroup.edge.processes import Running, end, end_now, is_alive, python, running
 from flowgroup.errors import Refused
-from flowgroup.settings import environment_for_user_code
+from flowgroup.settings import PrefectSettings, environment_for_user_code
 
 _LOCK, _NOTES = "dev.lock", "dev.notes"
 _STOP_TIMEOUT_S, _GRACE_S = 15.0, 5.0
@@ -117,10 +119,6 @@ async def _end_rest(servers: list[Running], pools: list[Path]) -> None:
 
 
 async def _end_pool(folder: Path) -> None:
-    from flowgroup.daemon.owner import locked
-    from flowgroup.edge.local import Local
-    from flowgroup.settings import PrefectSettings
-
     try:
         with locked(folder):
             backend = Local(folder, PrefectSettings.model_construct())

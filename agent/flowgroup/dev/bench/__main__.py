@@ -41,8 +41,9 @@ def main() -> int:
             lambda: process_worker(bench, "process worker, poll 1 s", singles=5, env=_POLL_1S),
         )
         for made in sides:
-            rows += _measured(bench, made(), deadline)
-    _write(rows)
+            told = _measured(bench, made(), deadline)
+            _write(told)
+            rows += told
     print(_table(rows))
     return 1 if any(row["trouble"] for row in rows) else 0
 
