@@ -25,7 +25,7 @@ class Patient(httpx.HTTPTransport):
     """Prefect's server answers 503 while SQLite is busy; its own client tries again, and so do we."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        for pause_s in (0.2, 0.5, 1.0, 2.0):
+        for pause_s in (0.2, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0):
             answer = super().handle_request(request)
             if answer.status_code != 503:
                 return answer

@@ -104,8 +104,23 @@ def test_a_killed_scheduler_ends_the_runs_that_use_it_with_the_reason(own: Stack
     # The flow's own code may see the loss first, and fails with Dask's word for it; else the driver ends the run.
     assert own.wait(run, timeout_s=30)["state_name"] in {"Failed", "Crashed"}
     assert "scheduler" in own.message(run), own.message(run)
+    driver_log = own.home / own.pool / "clusters" / own.cluster_of(run) / "driver.log"
+    wait_for(lambda: "driver_not_usable" in driver_log.read_text(), "the driver has noticed")
     after = own.start(dask, what="sleeps_on_dask", with_={"seconds": 0})
     assert own.wait(after)["state_name"] == "Completed"
+
+
+def test_a_dead_worker_is_started_again(own: Stack) -> None:
+    dask = own.deploy("lab.py:lab", "sched", "--workers", "1")
+    first = own.start(dask, what="sleeps_on_dask", with_={"seconds": 0})
+    assert own.wait(first)["state_name"] == "Completed"
+    cluster = own.cluster_of(first)
+    worker = own.processes(cluster)["worker-0"]
+    os.killpg(worker, signal.SIGKILL)
+    wait_for(lambda: own.processes(cluster)["worker-0"] != worker, "another worker in its place")
+    second = own.start(dask, what="sleeps_on_dask", with_={"seconds": 0})
+    assert own.wait(second)["state_name"] == "Completed"
+    assert own.cluster_of(second) == cluster
 
 
 def test_two_specs_of_one_flow_make_two_clusters_for_twenty_alternating_runs(own: Stack) -> None:

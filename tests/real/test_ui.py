@@ -48,7 +48,9 @@ class Browser:
 
     def press(self, label: str, *texts: str) -> str:
         """Press what bears this label, on the page that is open; then as `shows`."""
-        self.driver.find_element(By.LINK_TEXT, label).click()
+        self.driver.find_element(
+            By.XPATH, f"//button[normalize-space()='{label}'] | //a[normalize-space()='{label}']"
+        ).click()
         return self._until(label, texts)
 
     def _until(self, name: str, texts: tuple[str, ...]) -> str:

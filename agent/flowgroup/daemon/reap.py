@@ -1,5 +1,11 @@
-"""Delete clusters that nobody needs any more. A cluster made for one run goes as soon as the run has ended."""
+"""
+Delete clusters that nobody needs any more, and look after those that somebody does.
 
+A cluster made for one run goes as soon as the run has ended. To look at a cluster is what lets its backend start workers
+again that have died; what else is wrong with it is said by whoever waits for it.
+"""
+
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,20 +15,36 @@ from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 
 _LOOK_EVERY_S = 1.0
+_LOOK_AFTER_S = 10.0
 
 
 class Clusters(Protocol):
     def idle(self) -> list[ClusterName]: ...
+    def names(self) -> list[ClusterName]: ...
     async def delete_if_idle(self, name: ClusterName) -> None: ...
+    async def look(self, name: ClusterName) -> str | None: ...
 
 
 async def reap(clusters: Clusters, wake: Wake, moved: Callable[[], None]) -> None:
     """Without end. `wake` rings when a lease is given back."""
+    clock = asyncio.get_running_loop().time
+    looked_at = clock()
     while True:
         moved()
+        if clock() - looked_at > _LOOK_AFTER_S:
+            looked_at = clock()
+            await _look_after(clusters)
         for name in clusters.idle():
             try:
                 await clusters.delete_if_idle(name)
             except FlowgroupError as exc:  # it is still idle at the next look
                 log.get().warning("cluster_not_deleted", cluster=name, reason=str(exc))
         await wake.wait(_LOOK_EVERY_S)
+
+
+async def _look_after(clusters: Clusters) -> None:
+    for name in clusters.names():
+        try:
+            await clusters.look(name)
+        except FlowgroupError as exc:
+            log.get().warning("cluster_not_seen", cluster=name, reason=str(exc))

@@ -9,8 +9,8 @@ from flowgroup.errors import Permanent
 
 _LOOK_S = 0.05
 _TIMEOUT_S = 300.0
-_WATCH_S = 1.0
-_MISSED = 3
+_WATCH_S = 0.5
+_MISSED = 2
 _ANSWER_S = 5.0
 
 
