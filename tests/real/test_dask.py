@@ -59,6 +59,15 @@ def test_a_tasks_logs_and_states_stand_under_its_task_run(whole: Stack, dask: st
     )
 
 
+def test_a_dask_task_runner_that_names_no_cluster_means_the_groups(whole: Stack) -> None:
+    deployment = whole.deploy("runners.py:bare", "d", "--workers", "1", "--worker-threads", "2")
+    run = whole.start(deployment)
+    assert whole.wait(run)["state_name"] == "Completed"
+    worker, named, own = eval(whole.wait_log(run, "pids (")["message"].removeprefix("pids "))
+    assert worker != own  # on the group's worker
+    assert named == own  # max_workers=2 was said on purpose: threads of the flow's own process
+
+
 def test_a_flow_uses_dask_itself(whole: Stack, dask: str) -> None:
     run = whole.start(dask, what="dask_itself")
     assert whole.wait(run)["state_name"] == "Completed"

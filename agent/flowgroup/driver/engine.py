@@ -94,15 +94,19 @@ def replace_default_runner(make: Callable[[], Any]) -> None:
     """
     Flows that name no task runner get ours (`make`), sub-flows too: the engine asks each flow's runner for a duplicate.
 
-    A ThreadPoolTaskRunner with its `max_workers` set was named on purpose and stays.
+    So does a `DaskTaskRunner()` that names no cluster of its own. A ThreadPoolTaskRunner with its `max_workers` set, or a
+    DaskTaskRunner with an address or a cluster class, was named on purpose and stays.
     """
+    from prefect_dask.task_runners import DaskTaskRunner  # not needed without workers
+
     plain = ThreadPoolTaskRunner()._max_workers
-    stock = ThreadPoolTaskRunner.duplicate
 
-    def duplicate(self: Any) -> Any:
-        return make() if type(self) is ThreadPoolTaskRunner and self._max_workers == plain else stock(self)
+    def separate(kind: Any, names_nothing: Callable[[Any], bool]) -> None:
+        stock = kind.duplicate
+        kind.duplicate = lambda self: make() if type(self) is kind and names_nothing(self) else stock(self)
 
-    ThreadPoolTaskRunner.duplicate = duplicate  # type: ignore[method-assign]
+    separate(ThreadPoolTaskRunner, lambda runner: bool(runner._max_workers == plain))
+    separate(DaskTaskRunner, lambda runner: not (runner.address or runner.cluster_class or runner.cluster_kwargs))
 
 
 class _Owned(frozenset[str]):
