@@ -7,10 +7,8 @@ and events. A worker holds no token, and needs no way to the relay.
 """
 
 import asyncio
-import contextlib
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -20,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flowgroup.edge.embedded import Embedded
 from flowgroup.settings import set_environment
 
 REPLY = "flowgroup_reply"
@@ -75,23 +74,15 @@ class Bridge:
         return "OK"
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server inside of somebody else's process: the signals are the worker's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def dask_setup(worker: Worker) -> None:
     """Dask calls this when the worker has started, before it takes tasks."""
     bridge = Bridge(worker)
     app = Starlette(routes=[Route("/{path:path}", bridge.serve_call, methods=_METHODS)])
-    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+    server = Embedded(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
     bridge.serving = asyncio.create_task(server.serve(), name="flowgroup-bridge")
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    port = server.port
     set_environment(
         {
             "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from flowgroup.edge import forward, pump
+from flowgroup.edge.embedded import Embedded
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
@@ -36,14 +37,6 @@ def app(relay: Path, client: httpx.AsyncClient, *, hold_s: float, limit_bytes: i
     )
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server beside other work: signals are not its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.asynccontextmanager
 async def serving(relay: Path, *, hold_s: float, limit_bytes: int) -> AsyncIterator[str]:
     """Serve the gate; gives the API's address (`http://127.0.0.1:<port>/api`)."""
@@ -57,14 +50,14 @@ async def serving(relay: Path, *, hold_s: float, limit_bytes: int) -> AsyncItera
             ws="websockets-sansio",
             timeout_graceful_shutdown=1,
         )
-        server = _Server(config)
+        server = Embedded(config)
         serve = asyncio.create_task(server.serve(), name="gate")
         try:
             while not server.started:
                 if serve.done():
                     serve.result()
                 await asyncio.sleep(0.01)
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/api"
+            yield f"http://127.0.0.1:{server.port}/api"
         finally:
             server.should_exit = True
             await serve
