@@ -195,6 +195,17 @@ def test_a_demo_that_ends_roughly_leaves_nothing(warm: Terminal, how: str) -> No
         wait_for(warm.is_clean, "all is gone", _END_S)
 
 
+def test_kill_ends_a_job_in_the_background_too(warm: Terminal) -> None:
+    background = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # where a shell's `&` has SIGINT ignored
+    with warm.typed(*background, sys.executable, "-m", "flowgroup", "demo") as demo:
+        demo.wait_line("starting a Prefect server")
+        demo.press(signal.SIGINT)
+        demo.wait_line("Prefect's UI is at")
+        demo.process.terminate()
+        assert demo.ends() == 130
+        assert not warm.left()
+
+
 def test_the_next_demo_ends_what_one_left_that_lost_its_minder_too(
     warm: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

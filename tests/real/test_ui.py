@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
@@ -48,10 +48,21 @@ class Browser:
 
     def press(self, label: str, *texts: str) -> str:
         """Press what bears this label, on the page that is open; then as `shows`."""
-        self.driver.find_element(
-            By.XPATH, f"//button[normalize-space()='{label}'] | //a[normalize-space()='{label}']"
-        ).click()
+        deadline = time.monotonic() + _DEADLINE_S
+        while not self._pressed(label):
+            assert time.monotonic() < deadline, f"nothing on {self.driver.current_url} bears {label!r}: {self._text()}"
+            time.sleep(0.1)
         return self._until(label, texts)
+
+    def _pressed(self, label: str) -> bool:
+        try:
+            found = self.driver.find_elements(By.XPATH, f"//*[text()[normalize-space()='{label}']]")
+            visible = [element for element in found if element.is_displayed()]
+            if visible:
+                visible[0].click()
+            return bool(visible)
+        except (StaleElementReferenceException, ElementClickInterceptedException):  # redrawn, or not yet in its place
+            return False
 
     def _until(self, name: str, texts: tuple[str, ...]) -> str:
         deadline = time.monotonic() + _DEADLINE_S

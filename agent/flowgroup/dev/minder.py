@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -119,13 +119,26 @@ async def _end_rest(servers: list[Running], pools: list[Path]) -> None:
 
 
 async def _end_pool(folder: Path) -> None:
-    try:
-        with locked(folder):
-            backend = Local(folder, PrefectSettings.model_construct())
-            names = [found.name for found in await backend.find()]
-            await asyncio.gather(*(backend.delete(name) for name in names), backend.end_relay())
-    except Refused:
-        return  # somebody else's daemon serves this pool
+    async with AsyncExitStack() as stack:
+        if not await _lock(folder, stack):
+            return  # somebody else's daemon serves this pool
+        backend = Local(folder, PrefectSettings.model_construct())
+        names = [found.name for found in await backend.find()]
+        await asyncio.gather(*(backend.delete(name) for name in names), backend.end_relay())
+
+
+async def _lock(folder: Path, stack: AsyncExitStack) -> bool:
+    """Take the daemon's lock. One that was just killed may hold it for a moment more."""
+    deadline = time.monotonic() + _GRACE_S
+    while True:
+        try:
+            stack.enter_context(locked(folder))
+        except Refused:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        else:
+            return True
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import time
@@ -44,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ends_like_ctrl_c() -> None:
-    """A closed terminal and a plain `kill` clean up as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    """A plain `kill` cleans up as Ctrl-C does, and so does a closed terminal unless `nohup` says otherwise."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def start_daemon(
