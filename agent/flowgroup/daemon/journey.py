@@ -183,6 +183,8 @@ class Journeys:
             try:
                 return await self.sender.sent(run, plan)
             except Transient as exc:
+                if str(exc) != trouble:
+                    log.get().warning("run_not_sent_yet", run=run.id, attempt=run.attempt, reason=str(exc))
                 trouble = str(exc)
                 raise
 
