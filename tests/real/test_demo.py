@@ -169,7 +169,9 @@ def test_the_readme_s_first_commands_work_as_written(terminal: Terminal) -> None
     assert re.search(r"\d+ passed", tests.said())
 
 
-@pytest.mark.parametrize("moment", ["starting a Prefect server", "a run on demand", r" Running$"])
+@pytest.mark.parametrize(
+    "moment", ["starting a Prefect server", "starting the daemon", "a run on demand", r" Running$"]
+)
 def test_ctrl_c_leaves_nothing_at_any_moment(warm: Terminal, moment: str) -> None:
     with warm.flowgroup("demo") as demo:
         demo.wait_line(moment)

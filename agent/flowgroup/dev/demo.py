@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from flowgroup import signing
-from flowgroup.dev.minder import Minded, minded, sweep
+from flowgroup.dev.minder import Minded, minded, sweep, uninterrupted
 from flowgroup.dev.patient import api_at
 from flowgroup.dev.server import start_prefect_server
 from flowgroup.dev.service import ends_like_ctrl_c, start_daemon
@@ -100,14 +100,10 @@ class _Demo:
             "PREFECT_API_URL": self.url,
             "PREFECT_HOME": str(self.mind.folder / "author"),
         }
-        process = subprocess.Popen(  # noqa: S603
-            python("flowgroup", "deploy", *place, *how),
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.mind.process(running(process.pid))
+        command = python("flowgroup", "deploy", *place, *how)
+        with uninterrupted():
+            process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+            self.mind.process(running(process.pid))
         told, trouble = process.communicate()
         if process.returncode:
             raise Permanent(f"flowgroup deploy failed: {trouble.strip()}")

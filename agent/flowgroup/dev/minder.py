@@ -31,6 +31,7 @@ from flowgroup.edge.processes import Running, end, end_now, is_alive, python, ru
 from flowgroup.errors import Refused
 from flowgroup.settings import PrefectSettings, environment_for_user_code
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOCK, _NOTES = "dev.lock", "dev.notes"
 _STOP_TIMEOUT_S, _GRACE_S = 15.0, 5.0
 _BEHIND_TIMEOUT_S = 30.0
@@ -60,6 +61,27 @@ class Minded:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """
+    For the start of a process until it is noted: a signal that comes meanwhile interrupts us after the block.
+
+    The signals are not blocked, for then they would be in the new process too.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    deferred = [number for number, handler in before.items() if callable(handler)]
+    for number in deferred:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number in deferred:
+            signal.signal(number, before[number])
+        if came:
+            raise KeyboardInterrupt
+
+
+@contextmanager
 def minded(folder: Path, *, remove: bool = False) -> Iterator[Minded]:
     """
     After the block, everything that was noted during it has ended; with `remove`, the folder is gone as well.
@@ -70,7 +92,8 @@ def minded(folder: Path, *, remove: bool = False) -> Iterator[Minded]:
     with (folder / _LOCK).open("a+") as lock:
         _take(lock, folder)
         end_all(folder)  # a machine that lost its power leaves notes
-        minder = _minder(folder, lock, remove)
+        with uninterrupted():
+            minder = _minder(folder, lock, remove)
         try:
             yield Minded(folder)
         except KeyboardInterrupt:
@@ -143,7 +166,7 @@ async def _lock(folder: Path, stack: AsyncExitStack) -> bool:
 
 def main() -> None:
     """The minder's process: `FOLDER [remove]`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
     _clean(Path(sys.argv[1]), "remove" in sys.argv[2:])

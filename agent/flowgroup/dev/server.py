@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from flowgroup.dev.minder import Minded
+from flowgroup.dev.minder import Minded, uninterrupted
 from flowgroup.edge.processes import Running, is_alive, python, spawn
 from flowgroup.errors import Permanent, Refused
 from flowgroup.settings import environment_for_user_code
@@ -37,8 +37,9 @@ def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = No
     url = f"http://127.0.0.1:{_free_port(port)}/api"
     arguments = ("--host", "127.0.0.1", "--port", url.removesuffix("/api").rsplit(":", 1)[1])
     command = python("prefect", "server", "start", *arguments)
-    running = spawn(command, env=_environment(folder, database, url, access_log), cwd=folder, log=log)
-    mind.server(running)
+    with uninterrupted():
+        running = spawn(command, env=_environment(folder, database, url, access_log), cwd=folder, log=log)
+        mind.server(running)
     _wait(url, running, log)
     if fresh and empty:
         _keep(database, empty)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowgroup.dev.minder import Minded, end_pool, minded
+from flowgroup.dev.minder import Minded, end_pool, minded, uninterrupted
 from flowgroup.dev.server import start_prefect_server
 from flowgroup.edge.processes import python, running
 from flowgroup.errors import Permanent
@@ -54,8 +54,9 @@ def start_daemon(
 ) -> "subprocess.Popen[bytes]":
     """The daemon against this API with the `local` backend, when it is ready. Raises Permanent with its last words."""
     mind.pool(pool)
-    process = _popen(_environment(url, mind.folder), pool, keys, log)
-    mind.process(running(process.pid))
+    with uninterrupted():
+        process = _popen(_environment(url, mind.folder), pool, keys, log)
+        mind.process(running(process.pid))
     _wait_ready(process, mind.folder / pool / "daemon.json", log)
     return process
 

@@ -66,11 +66,20 @@ def _measured(bench: Bench, side: Side, deadline: float) -> list[dict[str, Any]]
                 rows.append(_row(side, name, load, None, f"not measured: the benchmark has had its {_LIMIT_S:.0f} s"))
                 continue
             _say(f"{side.name}: {name}")
+            locked = _locked(bench)
             try:
                 rows += [_row(side, name, load, figure) for figure in case(bench, side)]
             except FlowgroupError as exc:
                 rows.append(_row(side, name, load, None, str(exc)))
+            if _locked(bench) > locked:
+                for row in rows:
+                    row["database_locked"] |= row["case"] == name
     return rows
+
+
+def _locked(bench: Bench) -> int:
+    """How often the server gave up on its SQLite file, for which it stands still for a minute each time."""
+    return bench.server_log.read_text(errors="replace").count("(sqlite3.OperationalError) database is locked")
 
 
 def _row(side: Side, case: str, load: float, figure: Figure | None, trouble: str | None = None) -> dict[str, Any]:
@@ -88,6 +97,7 @@ def _row(side: Side, case: str, load: float, figure: Figure | None, trouble: str
         "max": round(max(values), 4) if values else None,
         "values": [round(value, 4) for value in values],
         "trouble": trouble,
+        "database_locked": False,
         "load": round(load, 2),
         "cores": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -110,6 +120,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         cells = [_cell(found.get((what, side))) for side in sides]
         lines.append(f"{what:34}" + "".join(f"{cell:>26}" for cell in cells) + f"{_ratio(what, found, sides):>10}")
     troubles = [f"  {row['side']}, {row['case']}: {row['trouble']}" for row in rows if row["trouble"]]
+    stood = dict.fromkeys(f"  {row['side']}, {row['case']}" for row in rows if row["database_locked"])
+    troubles += [f"{who}: the server's database was locked meanwhile, which costs a minute" for who in stood]
     about = f"{os.cpu_count()} cores, Prefect {version('prefect')}, Python {platform.python_version()}"
     loads = [row["load"] for row in rows]
     return "\n".join([*lines, *troubles, "", f"{about}, load {min(loads)} to {max(loads)}; added to {_WRITTEN}"])

@@ -12,7 +12,7 @@ import httpx
 
 from flowgroup.dev import service
 from flowgroup.dev.bench import runs
-from flowgroup.dev.minder import Minded
+from flowgroup.dev.minder import Minded, uninterrupted
 from flowgroup.edge.processes import end_now, python, spawn
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
@@ -92,8 +92,9 @@ def process_worker(bench: Bench, name: str, *, singles: int, env: Mapping[str, s
 def _worker(bench: Bench, pool: str, env: Mapping[str, str]) -> Iterator[None]:
     folder = bench.mind.folder
     command = python("prefect", "worker", "start", "--type", "process", "--pool", pool)
-    process = spawn(command, env={**bench.env, **env}, cwd=folder, log=folder / "worker.log")
-    bench.mind.process(process)
+    with uninterrupted():
+        process = spawn(command, env={**bench.env, **env}, cwd=folder, log=folder / "worker.log")
+        bench.mind.process(process)
     try:
         yield
     finally:
