@@ -78,7 +78,7 @@ def _measured(bench: Bench, side: Side, deadline: float) -> list[dict[str, Any]]
 
 
 def _locked(bench: Bench) -> int:
-    """How often the server gave up on its SQLite file, for which it stands still for a minute each time."""
+    """How often the server gave up on its SQLite file, for which calls may wait a minute."""
     return bench.server_log.read_text(errors="replace").count("(sqlite3.OperationalError) database is locked")
 
 
@@ -121,7 +121,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         lines.append(f"{what:34}" + "".join(f"{cell:>26}" for cell in cells) + f"{_ratio(what, found, sides):>10}")
     troubles = [f"  {row['side']}, {row['case']}: {row['trouble']}" for row in rows if row["trouble"]]
     stood = dict.fromkeys(f"  {row['side']}, {row['case']}" for row in rows if row["database_locked"])
-    troubles += [f"{who}: the server's database was locked meanwhile, which costs a minute" for who in stood]
+    troubles += [f"{who}: the server's database was locked meanwhile, which may cost a minute" for who in stood]
     about = f"{os.cpu_count()} cores, Prefect {version('prefect')}, Python {platform.python_version()}"
     loads = [row["load"] for row in rows]
     return "\n".join([*lines, *troubles, "", f"{about}, load {min(loads)} to {max(loads)}; added to {_WRITTEN}"])
