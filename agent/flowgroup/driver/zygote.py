@@ -49,24 +49,27 @@ def _fork_one(control: socket.socket, mine: tuple[socket.socket, socket.socket],
         return False
     request = json.loads(packet)
     output, leash = fds
+    zygote = os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
         for end in (control, *mine):
             end.close()
-        _become_child(request, output, leash, run)
+        _become_child(request, zygote, output, leash, run)
     os.close(output)
     os.close(leash)
     _say(control, {"forked": request["attempt"], "pid": pid})
     return True
 
 
-def _become_child(request: dict[str, Any], output: int, leash: int, run: Run) -> None:
+def _become_child(request: dict[str, Any], zygote: int, output: int, leash: int, run: Run) -> None:
     """In the child: its own session, folder and output, default signals; never returns."""
     code = 70
     try:
         os.setsid()
         die_with_parent(signal.SIGKILL)
+        if os.getppid() != zygote:  # it died before we could ask to die with it
+            os._exit(code)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         _stdio(output)
