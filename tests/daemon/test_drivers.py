@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flowgroup.daemon.cancel import Asked
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.watch import Watch
 from flowgroup.errors import Refused, Transient
@@ -42,9 +43,9 @@ class Setting:
     async def connected(self) -> None:
         await until(lambda: self.drivers.has_reported(NAME))
 
-    def watch(self, asked: asyncio.Event | None = None) -> "asyncio.Task[Outcome]":
+    def watch(self, asked: Asked | None = None) -> "asyncio.Task[Outcome]":
         watch = Watch(self.drivers, self.backend.look, cancel_grace_s=0.1, driver_lost_s=0.5)
-        return asyncio.create_task(watch.outcome(SENT, asked=asked or asyncio.Event(), on_running=lambda: None))
+        return asyncio.create_task(watch.outcome(SENT, asked=asked or Asked(), on_running=lambda: None))
 
 
 async def until(is_so: Callable[[], bool], timeout_s: float = 5.0) -> None:
@@ -230,16 +231,38 @@ async def test_a_silent_driver_whose_process_lives_is_waited_for(tmp_path: Path)
 
 async def test_a_cancellation_reaches_the_driver_also_over_a_new_connection(tmp_path: Path) -> None:
     async with setting(tmp_path, hangs) as at:
-        asked = asyncio.Event()
+        asked = Asked()
         at.drivers.send(NAME, order())
         watch = at.watch(asked)
         driver = at.backend.drivers[NAME]
         await until(lambda: SENT.attempt in at.drivers.view(NAME).seen)
         driver.hang_up()
         await until(lambda: not at.drivers.view(NAME).is_connected)
-        asked.set()
+        asked.cancel.set()
         assert isinstance(await watch, Cancelled)
         assert driver.cancels[0].grace_s == 0.1
+
+
+async def test_a_suspension_reaches_the_driver_also_over_a_new_connection(tmp_path: Path) -> None:
+    async with setting(tmp_path, hangs) as at:
+        asked = Asked()
+        at.drivers.send(NAME, order())
+        watch = at.watch(asked)
+        driver = at.backend.drivers[NAME]
+        await until(lambda: SENT.attempt in at.drivers.view(NAME).seen)
+        asked.suspend.set()
+        await until(lambda: len(driver.suspends) == 1)
+        driver.hang_up()
+        await until(lambda: len(driver.suspends) == 2)
+        assert {frame.attempt for frame in driver.suspends} == {SENT.attempt}
+        assert not driver.cancels
+        asked.cancel.set()  # one may still be cancelled
+        assert isinstance(await watch, Cancelled)
+        at.drivers.forget(NAME, SENT.attempt)
+        driver.hang_up()
+        await until(lambda: not at.drivers.view(NAME).is_connected)
+        await until(lambda: at.drivers.has_reported(NAME))
+        assert len(driver.suspends) == 2
 
 
 async def test_an_attempt_that_still_lives_is_ended_before_it_is_forgotten(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def nothing_is_kept(at: Line) -> None:
     assert at.slots.held == frozenset()
     assert at.world.leases == set()
     assert at.world.turns == set()
-    assert not at.cancels.any_under_way
+    assert not at.cancels.under_way
 
 
 async def test_a_run_goes_all_the_way_and_its_engine_has_the_last_word() -> None:

@@ -55,6 +55,7 @@ async def test_it_asks_for_the_pools_events_and_says_what_to_look_at() -> None:
             "[" * 100_000,
             '{"type":"event","event":7}',
             event("prefect.flow-run.Cancelling"),
+            event("prefect.flow-run.Suspended"),
             event("prefect.deployment.updated", "prefect.deployment.x"),
         ):
             await socket.send(frame)
@@ -62,11 +63,12 @@ async def test_it_asks_for_the_pools_events_and_says_what_to_look_at() -> None:
 
     async with served(talk) as url:
         events = Events(PrefectSettings(api_url=url, api_key=SecretStr("key")), "pool-id")
-        got = await first(events, 4)
+        got = await first(events, 5)
     assert got == [
         Notice("connected"),
         Notice("due", RUN),  # type: ignore[arg-type]
         Notice("cancelling", RUN),  # type: ignore[arg-type]
+        Notice("suspended", RUN),  # type: ignore[arg-type]
         Notice("changed"),
     ]
     assert heard[0] == {"type": "auth", "token": "key"}

@@ -22,6 +22,7 @@ from flowgroup.model.orders import (
     Order,
     Shutdown,
     Status,
+    Suspend,
     encode,
     read_order,
 )
@@ -49,6 +50,7 @@ class FakeDriver:
     trouble: str | None = None
     orders: list[Order] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
+    suspends: list[Suspend] = field(default_factory=list)
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
     is_alive: bool = True
     is_deaf: bool = False
@@ -106,22 +108,27 @@ class FakeDriver:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), 0.2)
 
-    def _hear(self, frame: Order | Cancel | Forget | Shutdown) -> None:
+    def _hear(self, frame: Order | Cancel | Suspend | Forget | Shutdown) -> None:
         match frame:
             case Order() if not self.is_deaf:
-                self.orders.append(frame)
-                if frame.attempt not in self.attempts:
-                    self.change(Attempt(run_id=frame.run_id, attempt=frame.attempt, phase="starting"))
-                    self._children[frame.attempt] = asyncio.create_task(self._child(frame))
+                self._begin(frame)
             case Cancel():
                 self.cancels.append(frame)
                 if child := self._children.get(frame.attempt):
                     child.cancel()
+            case Suspend():
+                self.suspends.append(frame)
             case Forget():
                 for attempt in frame.attempts:
                     self.attempts.pop(attempt, None)
             case Shutdown():
                 self.is_alive = False
+
+    def _begin(self, order: Order) -> None:
+        self.orders.append(order)
+        if order.attempt not in self.attempts:
+            self.change(Attempt(run_id=order.run_id, attempt=order.attempt, phase="starting"))
+            self._children[order.attempt] = asyncio.create_task(self._child(order))
 
     async def _child(self, order: Order) -> None:
         def running() -> None:

@@ -246,15 +246,14 @@ class FakePrefect:
 
     def _filter(self, body: Json) -> tuple[int, Json]:
         wanted = body["flow_runs"]
-        types = wanted.get("state", {}).get("type", {}).get("any_")
-        names = wanted.get("state", {}).get("name", {}).get("any_")
+        ids = wanted.get("id", {}).get("any_")
         parents = wanted.get("parent_flow_run_id", {}).get("any_")
         pools = body.get("work_pools", {}).get("name", {}).get("any_")
         found = [
             run
             for run in self.runs.values()
-            if (types is None or run["state"]["type"] in types)
-            and (names is None or run["state"]["name"] in names)
+            if _in_state(run, wanted.get("state", {}))
+            and (ids is None or run["id"] in ids)
             and (parents is None or run["parent_flow_run_id"] in parents)
             and (pools is None or run["work_pool_name"] in pools)
         ]
@@ -297,3 +296,11 @@ class FakePrefect:
     def _said(self, run: Json, status: str, reason: str | None) -> tuple[int, Json]:
         code = 201 if status == "ACCEPT" else 200
         return code, {"state": run["state"], "status": status, "details": {"reason": reason}}
+
+
+def _in_state(run: Json, wanted: Json) -> bool:
+    """Whether the run's state is as a filter says: all of it, or with `or_` any."""
+    found = [
+        run["state"][what] in wanted[what]["any_"] for what in ("type", "name") if wanted.get(what, {}).get("any_")
+    ]
+    return any(found) if wanted.get("operator") == "or_" else all(found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from flowgroup.daemon.cancel import Cancels
+from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.slots import Slots
@@ -81,13 +81,13 @@ class World:
         return SentRun(id=run.id, attempt=run.attempt, cluster=plan.spec.name, lease=run.lease)
 
     # Watch: the "driver" ends a run that is to be cancelled after a second
-    async def watched(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome:
+    async def watched(self, sent: SentRun, *, asked: Asked, on_running: Callable[[], None]) -> Outcome:
         from flowgroup.model.runs import Cancelled
 
         self.trail.append("watched")
         on_running()
         if self.hang_at == "watched":
-            await asked.wait()
+            await asked.cancel.wait()
             await asyncio.sleep(1)
             return Cancelled("asked to end")
         await self.step("watched")

@@ -24,6 +24,7 @@ from flowgroup.model.orders import (
     Order,
     Shutdown,
     Status,
+    Suspend,
     read_report,
 )
 
@@ -89,6 +90,13 @@ class Drivers:
         if view.line:
             view.line.write(view.cancels[attempt])
 
+    def suspend(self, cluster: ClusterName, attempt: AttemptId) -> None:
+        """Say that the attempt's run is Suspended; said again whenever the driver comes back."""
+        view = self.view(cluster)
+        view.suspends[attempt] = Suspend(attempt=attempt)
+        if view.line:
+            view.line.write(view.suspends[attempt])
+
     def was_given(self, cluster: ClusterName, attempt: AttemptId) -> bool:
         """Whether a driver has, or may have, this attempt."""
         view = self.view(cluster)
@@ -102,6 +110,7 @@ class Drivers:
             self.cancel(cluster, attempt, 0.0)
             return
         view.cancels.pop(attempt, None)
+        view.suspends.pop(attempt, None)
         view.attempts.pop(attempt, None)  # else the reconcile would resume it before the next status
         view.seen.discard(attempt)
         view.forgotten.add(attempt)
@@ -149,6 +158,8 @@ class Drivers:
         view.orders = {name: sent for name, sent in view.orders.items() if sent.pid == hello.pid}
         for sent in view.orders.values():
             line.write(sent.order)
+        for suspend in view.suspends.values():
+            line.write(suspend)
         for cancel in view.cancels.values():
             line.write(cancel)
         view.notify()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from flowgroup import log
-from flowgroup.daemon.cancel import Cancels
+from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
@@ -65,7 +65,7 @@ class Sender(Protocol):
 
 
 class Watch(Protocol):
-    async def outcome(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome: ...
+    async def outcome(self, sent: SentRun, *, asked: Asked, on_running: Callable[[], None]) -> Outcome: ...
 
 
 class Attempts(Protocol):
@@ -152,7 +152,7 @@ class Journeys:
             self.drivers.forget(plan.spec.name, attempt)
         return 0.0
 
-    async def _outcome(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> Outcome:
+    async def _outcome(self, run: ClaimedRun, plan: Placement, asked: Asked) -> Outcome:
         began = asyncio.get_running_loop().time()
         try:
             async with renewed(self.api, run.lease) as stop_renewing:
@@ -174,7 +174,7 @@ class Journeys:
             log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
             return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
 
-    async def _sent(self, run: ClaimedRun, plan: Placement, asked: asyncio.Event) -> SentRun:
+    async def _sent(self, run: ClaimedRun, plan: Placement, asked: Asked) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
         trouble = f"cluster {plan.spec.name} was not ready; its logs say why"
 
@@ -191,7 +191,7 @@ class Journeys:
         try:
             async with asyncio.timeout(self.cluster_timeout_s):
                 sending = until(once, timeout_s=self.cluster_timeout_s)
-                return await unless(asked, sending, name=f"send {run.id}")
+                return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
             raise Transient(
                 f"The run could not be started within {self.cluster_timeout_s:.0f} s "

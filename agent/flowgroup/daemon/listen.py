@@ -1,4 +1,4 @@
-"""Pass on what the event stream says: ring the poll, ask a run to end, drop what was cached."""
+"""Pass on what the event stream says: ring the poll, ask a run to end or to be suspended, drop what was cached."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
@@ -14,14 +14,17 @@ class Events(Protocol):
 
 class Cancels(Protocol):
     def ask(self, run_id: RunId) -> bool: ...
+    def ask_suspend(self, run_id: RunId) -> bool: ...
 
 
 async def listen(events: Events, poll: Wake, cancels: Cancels, changed: Callable[[], None]) -> None:
     """Without end."""
     async for notice in events.notices():
-        if notice.kind == "cancelling":
-            if notice.run:
-                cancels.ask(notice.run)
+        if notice.run and notice.kind == "cancelling":
+            cancels.ask(notice.run)
+            continue
+        if notice.run and notice.kind == "suspended":
+            cancels.ask_suspend(notice.run)
             continue
         if notice.kind != "due":
             changed()

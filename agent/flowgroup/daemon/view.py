@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flowgroup.model.ids import AttemptId, ClusterName
-from flowgroup.model.orders import MAX_LINE_BYTES, Attempt, Cancel, Hello, Order, Status, ToDriver, encode
+from flowgroup.model.orders import MAX_LINE_BYTES, Attempt, Cancel, Hello, Order, Status, Suspend, ToDriver, encode
 
 _MAX_UNSENT_BYTES = 4 * MAX_LINE_BYTES
 
@@ -35,6 +35,7 @@ class View:
     orders: dict[AttemptId, Sent] = field(default_factory=dict)
     seen: set[AttemptId] = field(default_factory=set)
     cancels: dict[AttemptId, Cancel] = field(default_factory=dict)
+    suspends: dict[AttemptId, Suspend] = field(default_factory=dict)
     forgotten: set[AttemptId] = field(default_factory=set)
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -2,7 +2,7 @@
 Wait until an attempt has ended, and say how.
 
 In: a SentRun. Out: its Outcome. A level: it looks at what the driver says now and, when the driver is silent, at what
-the backend says about its process. It changes nothing, except that it passes a cancellation on.
+the backend says about its process. It changes nothing, except that it passes on what the run is asked for.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.cancel import Asked
 from flowgroup.daemon.diagnose import outcome_of
 from flowgroup.daemon.view import View
 from flowgroup.model.ids import AttemptId, ClusterName
@@ -23,6 +24,7 @@ _LOOK_EVERY_S = 1.0
 class Drivers(Protocol):
     def view(self, cluster: ClusterName) -> View: ...
     def cancel(self, cluster: ClusterName, attempt: AttemptId, grace_s: float) -> None: ...
+    def suspend(self, cluster: ClusterName, attempt: AttemptId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,10 @@ class Watch:
     cancel_grace_s: float
     driver_lost_s: float
 
-    async def outcome(self, sent: SentRun, *, asked: asyncio.Event, on_running: Callable[[], None]) -> Outcome:
-        """Wait for the end. `asked` is set when the run is to be cancelled; `on_running` is called once."""
-        is_told, is_running = False, False
+    async def outcome(self, sent: SentRun, *, asked: Asked, on_running: Callable[[], None]) -> Outcome:
+        """Wait for the end, and pass on what is asked for meanwhile; `on_running` is called once."""
+        told: set[asyncio.Event] = set()
+        is_running = False
         while True:
             view = self.drivers.view(sent.cluster)
             with view.bell(sent.attempt) as changed:
@@ -44,12 +47,20 @@ class Watch:
                 if attempt and attempt.phase != "starting" and not is_running:
                     is_running = True
                     on_running()
-                if outcome := ended(view, sent, attempt, cancelled=asked.is_set()) or await self._dead(view, sent):
+                if outcome := ended(view, sent, attempt, cancelled=asked.cancel.is_set()) or await self._dead(
+                    view, sent
+                ):
                     return outcome
-                if asked.is_set() and not is_told:
-                    is_told = True
-                    self.drivers.cancel(sent.cluster, sent.attempt, self.cancel_grace_s)
-                await first_of(changed, None if is_told else asked, timeout_s=self._look_again_s(view))
+                self._pass_on(sent, asked, told)
+                await first_of(changed, *({asked.cancel, asked.suspend} - told), timeout_s=self._look_again_s(view))
+
+    def _pass_on(self, sent: SentRun, asked: Asked, told: set[asyncio.Event]) -> None:
+        if asked.suspend.is_set() and asked.suspend not in told:
+            told.add(asked.suspend)
+            self.drivers.suspend(sent.cluster, sent.attempt)
+        if asked.cancel.is_set() and asked.cancel not in told:
+            told.add(asked.cancel)
+            self.drivers.cancel(sent.cluster, sent.attempt, self.cancel_grace_s)
 
     def _look_again_s(self, view: View) -> float:
         return _LOOK_EVERY_S if self._is_silent(view) else max(_LOOK_EVERY_S, self.driver_lost_s)
@@ -84,9 +95,9 @@ def ended(view: View, sent: SentRun, attempt: Attempt | None, *, cancelled: bool
     return GivenBack(f"The driver of cluster {sent.cluster} was started again before it took the run.")
 
 
-async def first_of(*events: asyncio.Event | None, timeout_s: float) -> None:
+async def first_of(*events: asyncio.Event, timeout_s: float) -> None:
     """Wait until one of the events is set, for at most `timeout_s`."""
-    waits = [asyncio.create_task(event.wait(), name="wait for a change") for event in events if event]
+    waits = [asyncio.create_task(event.wait(), name="wait for a change") for event in events]
     try:
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -18,6 +18,7 @@ from flowgroup.model.orders import (
     Order,
     Shutdown,
     Status,
+    Suspend,
     encode,
     read_order,
 )
@@ -33,7 +34,7 @@ class Line:
         self,
         hello: Hello,
         status: Callable[[], Status],
-        hear: Callable[[Order | Cancel | Forget | Shutdown], None],
+        hear: Callable[[Order | Cancel | Suspend | Forget | Shutdown], None],
         changed: asyncio.Event,
     ) -> None:
         self._hello = hello

@@ -19,7 +19,7 @@ from flowgroup.driver.line import Line
 from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
-from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status
+from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import Settings, environment_for_user_code
 
@@ -61,7 +61,7 @@ class Stand:
         _log.error("driver_not_usable", reason=trouble)
         self.changed.set()
 
-    def hear(self, order: Order | Cancel | Forget | Shutdown) -> None:
+    def hear(self, order: Order | Cancel | Suspend | Forget | Shutdown) -> None:
         if isinstance(order, Shutdown):
             self.over.set()
         elif self.desk is None:
@@ -70,7 +70,7 @@ class Stand:
             self.desk.take(order)
         elif isinstance(order, Cancel):
             self.desk.cancel(order)
-        else:
+        elif isinstance(order, Forget):
             self.desk.forget(order)
 
 

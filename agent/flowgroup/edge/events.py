@@ -27,8 +27,9 @@ from flowgroup.settings import PrefectSettings
 _RUN = "prefect.flow-run."
 _DUE = ("Scheduled", "Late", "Resuming", "AwaitingRetry")
 _CANCELLING = ("Cancelling",)
+_SUSPENDED = ("Suspended",)
 _CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.updated")
-_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING)] + list(_CHANGED)
+_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED)] + list(_CHANGED)
 _OPEN_TIMEOUT_S = 10.0
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
 _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
@@ -38,7 +39,7 @@ _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
 class Notice:
     """Look at something: `connected` means at everything, for what happened before is not told."""
 
-    kind: Literal["connected", "due", "cancelling", "changed"]
+    kind: Literal["connected", "due", "cancelling", "suspended", "changed"]
     run: RunId | None = None
 
 
@@ -126,5 +127,7 @@ def _notice(frame: str | bytes) -> Notice | None:
         return None
     if not name.startswith(_RUN):
         return Notice("changed")
-    run = RunId(resource.removeprefix(_RUN))
-    return Notice("cancelling" if name.removeprefix(_RUN) in _CANCELLING else "due", run)
+    run, what = RunId(resource.removeprefix(_RUN)), name.removeprefix(_RUN)
+    if what in _SUSPENDED:
+        return Notice("suspended", run)
+    return Notice("cancelling" if what in _CANCELLING else "due", run)

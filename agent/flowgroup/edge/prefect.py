@@ -173,6 +173,11 @@ class Prefect:
         """Every run of the pool whose state has one of these names."""
         return await self._filtered({"state": {"name": {"any_": list(names)}}}, pool=True)
 
+    async def to_stop(self, runs: Sequence[RunId]) -> list[SeenRun]:
+        """Those of these runs that somebody has set to Cancelling or Suspended."""
+        states = {"operator": "or_", "type": {"any_": ["CANCELLING"]}, "name": {"any_": ["Suspended"]}}
+        return await self._filtered({"id": {"any_": list(runs)}, "state": states}, pool=False)
+
     async def open_children(self, run_id: RunId) -> list[SeenRun]:
         """Sub-flow runs of this run which lived in its process (they have no deployment) and have not ended."""
         states = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]}}

@@ -1,7 +1,7 @@
 """
 What the daemon and a driver say to each other: one JSON object a line.
 
-Daemon to driver: Order, Cancel, Forget, Shutdown. Driver to daemon: Hello (first), then Status whenever something
+Daemon to driver: Order, Cancel, Suspend, Forget, Shutdown. Driver to daemon: Hello (first), then Status whenever something
 changed and every few seconds. Status is a level: it names every attempt that the driver has and was not told to
 forget, so a lost line heals with the next.
 """
@@ -64,6 +64,17 @@ class Cancel(_Frame):
     grace_s: float = 8.0
 
 
+class Suspend(_Frame):
+    """
+    Prefect shows this attempt's run as Suspended: it is to stop at its next boundary and give its process up.
+
+    Saying it twice is harmless, and so is saying it of a run that suspended itself and is on its way out.
+    """
+
+    type: Literal["suspend"] = "suspend"
+    attempt: AttemptId
+
+
 class Forget(_Frame):
     """The daemon knows how these attempts ended; the driver may drop them."""
 
@@ -120,7 +131,7 @@ class Status(_Frame):
     attempts: tuple[Attempt, ...] = ()
 
 
-ToDriver = Annotated[Order | Cancel | Forget | Shutdown, Field(discriminator="type")]
+ToDriver = Annotated[Order | Cancel | Suspend | Forget | Shutdown, Field(discriminator="type")]
 ToDaemon = Annotated[Hello | Status, Field(discriminator="type")]
 _TO_DRIVER: TypeAdapter[Any] = TypeAdapter(ToDriver)
 _TO_DAEMON: TypeAdapter[Any] = TypeAdapter(ToDaemon)
@@ -131,9 +142,9 @@ def encode(frame: _Frame) -> bytes:
     return frame.model_dump_json().encode() + b"\n"
 
 
-def read_order(line: bytes) -> Order | Cancel | Forget | Shutdown:
+def read_order(line: bytes) -> Order | Cancel | Suspend | Forget | Shutdown:
     """Parse a line from the daemon. Raises pydantic's ValidationError (a ValueError)."""
-    frame: Order | Cancel | Forget | Shutdown = _TO_DRIVER.validate_json(line)
+    frame: Order | Cancel | Suspend | Forget | Shutdown = _TO_DRIVER.validate_json(line)
     return frame
 
 

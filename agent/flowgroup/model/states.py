@@ -32,6 +32,11 @@ class RunState:
     def is_terminal(self) -> bool:
         return self.type in TERMINAL
 
+    @property
+    def is_suspended(self) -> bool:
+        """Prefect knows a suspension, in which the run's process ends, from a pause by the state's name alone."""
+        return self.type == "PAUSED" and self.name == "Suspended"
+
 
 @dataclass(frozen=True, slots=True)
 class SeenRun:

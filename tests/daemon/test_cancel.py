@@ -1,0 +1,80 @@
+"""Who is asked to end or to be suspended: by asking, and by what the event stream says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from flowgroup.daemon.cancel import Cancels, look_for_cancelling
+from flowgroup.daemon.listen import listen
+from flowgroup.daemon.wake import Wake
+from flowgroup.edge.events import Notice
+from flowgroup.model.ids import RunId
+from tests.fakes.world import World, line
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.mark.parametrize(("is_streamed", "within_s"), [(False, 2.5), (True, 10.5)])
+async def test_a_look_finds_who_is_cancelling_and_who_is_suspended_among_those_under_way(
+    is_streamed: bool, within_s: float
+) -> None:
+    world = World()
+    one, two, three, elsewhere = (world.fake.add_run(world.fake.add_deployment(name=str(n))) for n in range(4))
+    async with line(world) as at:
+        looking = asyncio.create_task(look_for_cancelling(at.api, at.cancels, lambda: is_streamed, lambda: None))
+        with (
+            at.cancels.listening(RunId(one)) as first,
+            at.cancels.listening(RunId(two)) as second,
+            at.cancels.listening(RunId(three)) as third,
+        ):
+            await asyncio.sleep(0.1)
+            world.fake.put_state(one, "CANCELLING")
+            world.fake.put_state(two, "PAUSED", "Suspended")
+            world.fake.put_state(three, "PAUSED")
+            world.fake.put_state(elsewhere, "CANCELLING")
+            await asyncio.sleep(within_s)
+            assert (first.cancel.is_set(), first.suspend.is_set()) == (True, False)
+            assert (second.cancel.is_set(), second.suspend.is_set()) == (False, True)
+            assert (third.cancel.is_set(), third.suspend.is_set()) == (False, False)
+        looking.cancel()
+
+
+async def test_nothing_is_asked_while_nothing_is_under_way() -> None:
+    world = World()
+    async with line(world) as at:
+        looking = asyncio.create_task(look_for_cancelling(at.api, at.cancels, lambda: False, lambda: None))
+        await asyncio.sleep(60)
+        looking.cancel()
+    assert world.fake.count("filter") == 0
+
+
+class Said:
+    def __init__(self, *notices: Notice) -> None:
+        self._notices = notices
+
+    async def notices(self) -> AsyncIterator[Notice]:
+        for notice in self._notices:
+            yield notice
+
+
+async def test_what_the_stream_says_reaches_the_run_at_once_and_rings_only_for_what_is_due() -> None:
+    cancels, poll, changes = Cancels(), Wake(), []
+    with cancels.listening(RunId("one")) as one, cancels.listening(RunId("two")) as two:
+        said = Said(
+            Notice("cancelling", RunId("one")),
+            Notice("suspended", RunId("two")),
+            Notice("suspended", RunId("nobody")),
+        )
+        await listen(said, poll, cancels, lambda: changes.append(1))
+        assert one.cancel.is_set()
+        assert two.suspend.is_set()
+        assert not one.suspend.is_set()
+        assert not two.cancel.is_set()
+    assert not await poll.wait(0)
+    assert changes == []
+    await listen(Said(Notice("due", RunId("three"))), poll, cancels, lambda: changes.append(1))
+    assert await poll.wait(0)
+    assert changes == []
+    await listen(Said(Notice("changed")), poll, cancels, lambda: changes.append(1))
+    assert changes == [1]
