@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from flowgroup.daemon.known import Knowledge
 from flowgroup.edge.events import Events, Notice
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.wire import Gone, NotFound
@@ -298,3 +299,33 @@ async def test_the_event_stream_tells_of_new_and_cancelled_runs_at_once(server: 
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_what_the_daemon_knows_is_what_the_child_would_read(server: Server) -> None:
+    """The run as `GET /flow_runs/{id}` has it, and what Prefect's own engine finds related to it."""
+    run_id = await server.run(await server.deployment(tags=["of deployment"]), tags=["of run"], parameters={"x": 1})
+    run = await server.claimed(run_id)
+    assert run.due.deployment_id
+    deployment = await again(lambda: server.api.deployment(DeploymentId(run.due.deployment_id or "")))
+    known = await Knowledge(server.api).of(run, deployment)
+    assert known.flow_run is not None
+    read = await server.call("GET", f"/flow_runs/{run_id}")
+    moves = {"updated", "estimated_run_time", "estimated_start_time_delta", "total_run_time"}
+    assert {n: v for n, v in known.flow_run.items() if n not in moves and n in read} == {
+        n: v for n, v in read.items() if n not in moves and n in known.flow_run
+    }
+    assert read.keys() - known.flow_run.keys() == set()
+    assert known.is_default_result_storage_known
+    assert known.related == await _related_as_prefect_finds_it(server.settings.api_url or "", known.flow_run)
+
+
+async def _related_as_prefect_finds_it(url: str, flow_run: dict[str, Any]) -> list[dict[str, Any]]:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.context import FlowRunContext
+    from prefect.events.related import related_resources_from_run_context
+
+    async with PrefectClient(url) as client:
+        with FlowRunContext.model_construct(flow_run=FlowRun.model_validate(flow_run)):
+            found = await related_resources_from_run_context(client)
+    return [one.model_dump() for one in found if one.role != "flow-run"]

@@ -49,6 +49,8 @@ class FakePrefect:
     runs: dict[str, Json] = field(default_factory=dict)
     history: dict[str, list[Json]] = field(default_factory=dict)
     leases: dict[str, str] = field(default_factory=dict)
+    queues: dict[str, Json] = field(default_factory=lambda: {"queue": {"id": "queue", "name": "default"}})
+    storage: str | None = None
     workers: set[str] = field(default_factory=set)
     logs: list[Json] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -94,6 +96,7 @@ class FakePrefect:
             "job_variables": {},
             "tags": [],
             "work_pool_name": "pool",
+            "work_queue_id": "queue",
             "parent_flow_run_id": None,
             "empirical_policy": {},
             **fields,
@@ -188,6 +191,8 @@ class FakePrefect:
             (r"GET /flows/([^/]+)", lambda one: self._read(self.flows, one)),
             (r"POST /v2/concurrency_limits/leases/([^/]+)/renew", self._renew),
             (r"POST /logs/", lambda: self._log(body)),
+            (r"GET /work_queues/([^/]+)", lambda one: self._read(self.queues, one)),
+            (r"GET /admin/storage", lambda: (200, {"default_result_storage_block_id": self.storage})),
         ]
         for pattern, route in routes:
             if match := re.fullmatch(pattern, f"{method} {path}"):

@@ -24,6 +24,7 @@ from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
 from flowgroup.daemon.journey import Journeys
+from flowgroup.daemon.known import Knowledge
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.owner import folder_of, locked, mark_of
 from flowgroup.daemon.placement import Policy
@@ -145,7 +146,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         slots=slots,
         api=api,
         clusters=clusters,
-        sender=Sender(clusters, attempts, drivers, store, keys, ui_of(settings.prefect)),
+        sender=Sender(clusters, attempts, drivers, Knowledge(api), store, keys, ui_of(settings.prefect)),
         watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,

@@ -5,6 +5,7 @@ Every step can be done again: the cluster is found by its name, the attempt open
 driver knows attempts by their names.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,7 +16,7 @@ from flowgroup.model.bundle import BundleRef, Statement
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName, slug
 from flowgroup.model.orders import BundleCode, Order, PrefectCode
-from flowgroup.model.runs import ClaimedRun, Deployment, Opened, Placement, SentRun
+from flowgroup.model.runs import ClaimedRun, Deployment, Known, Opened, Placement, SentRun
 from flowgroup.model.spec import ClusterSpec
 
 _PRESIGNED_S = 3600.0
@@ -33,6 +34,10 @@ class Drivers(Protocol):
     def send(self, cluster: ClusterName, order: Order) -> None: ...
 
 
+class Knowledge(Protocol):
+    async def of(self, run: ClaimedRun, deployment: Deployment) -> Known: ...
+
+
 class Store(Protocol):
     async def head(self, address: str) -> int | None: ...
     async def presign(self, address: str, method: Literal["GET", "PUT"], expires_s: float) -> str: ...
@@ -43,6 +48,7 @@ class Sender:
     clusters: Clusters
     attempts: Attempts
     drivers: Drivers
+    knowledge: Knowledge
     store: Store
     public_keys: tuple[str, ...]
     ui_url: str | None = None
@@ -59,8 +65,13 @@ class Sender:
             found = await self.clusters.ready(plan.spec)
         log.get().info("run_placed", run=run.id, attempt=run.attempt, cluster=found.name)
         with STAGE_SECONDS.labels("sent").time():
-            opened = await self.attempts.open(run, found.name, results_of(plan))
-            self.drivers.send(found.name, await self._order(run, plan, opened))
+            assert plan.deployment is not None  # `place` refuses runs without one
+            opened, known, code = await asyncio.gather(
+                self.attempts.open(run, found.name, results_of(plan)),
+                self.knowledge.of(run, plan.deployment),
+                self._code(plan.bundle, plan.deployment),
+            )
+            self.drivers.send(found.name, self._order(run, plan, opened, known, code))
         log.get().info("run_sent", run=run.id, attempt=run.attempt, cluster=found.name)
         return SentRun(id=run.id, attempt=run.attempt, cluster=found.name, lease=run.lease)
 
@@ -75,8 +86,10 @@ class Sender:
                 "or somebody changed it. Deploy the flow again."
             )
 
-    async def _order(self, run: ClaimedRun, plan: Placement, opened: Opened) -> Order:
-        assert plan.deployment is not None  # `place` refuses runs without one
+    def _order(
+        self, run: ClaimedRun, plan: Placement, opened: Opened, known: Known, code: BundleCode | PrefectCode
+    ) -> Order:
+        assert plan.deployment is not None
         return Order(
             run_id=run.id,
             run_name=run.due.name,
@@ -84,11 +97,15 @@ class Sender:
             attempt=opened.attempt,
             token=opened.token,
             start_at=run.due.due_at.timestamp(),
-            code=await self._code(plan.bundle, plan.deployment),
+            code=code,
             env={**({"PREFECT_UI_URL": self.ui_url} if self.ui_url else {}), **plan.env},
             dask=plan.spec.workers > 0,
             results=results_of(plan),
             memory_limit_bytes=plan.memory_limit_bytes,
+            flow_run=known.flow_run,
+            related=known.related,
+            default_result_storage=known.default_result_storage,
+            is_default_result_storage_known=known.is_default_result_storage_known,
         )
 
     async def _code(self, ref: BundleRef | None, deployment: Deployment) -> BundleCode | PrefectCode:

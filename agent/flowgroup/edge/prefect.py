@@ -15,12 +15,10 @@ from urllib.parse import quote
 import httpx
 
 from flowgroup import log
-from flowgroup.edge.cached import Cached
 from flowgroup.edge.pace import Pace
 from flowgroup.edge.pools import Pool, completed
+from flowgroup.edge.remembered import Remembered
 from flowgroup.edge.shapes import (
-    DeploymentAnswer,
-    FlowAnswer,
     FlowRun,
     PoolAnswer,
     ScheduledRun,
@@ -31,17 +29,14 @@ from flowgroup.edge.shapes import (
 )
 from flowgroup.edge.wire import Conflict, NotFound, Wire, connected
 from flowgroup.errors import Permanent, Refused, Transient
-from flowgroup.model.ids import AttemptId, DeploymentId, FlowId, RunId
-from flowgroup.model.runs import ClaimedRun, Deployment, DueRun, NotClaimed
+from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.runs import ClaimedRun, DueRun, NotClaimed
 from flowgroup.model.states import RunState, Saying, SeenRun, StateType
 from flowgroup.model.variables import POOL_TYPE, base_job_template
 from flowgroup.settings import PrefectSettings
 
 PAGE = 200  # the most that the API gives at once
 LEASE_S = 300
-_DEPLOYMENT_TTL_S = 5.0
-_POOL_TTL_S = 5.0
-_FLOW_TTL_S = 3600.0
 _REFUSED_DELAY_S = 10.0
 _STATES_AT_ONCE = 16
 _SAYABLE_CHARS = 10_000
@@ -56,16 +51,11 @@ class Standing:
     state: RunState | None
 
 
-class Prefect:
+class Prefect(Remembered):
     """One Prefect API, seen from one work pool."""
 
     def __init__(self, wire: Wire, pool: str) -> None:
-        self._wire = wire
-        self.pool = pool
-        self._pool_path = f"/work_pools/{quote(pool, safe='')}"
-        self._flows = Cached(self._read_flow_name, ttl_s=_FLOW_TTL_S)
-        self._deployments = Cached(self._read_deployment, ttl_s=_DEPLOYMENT_TTL_S)
-        self._pools = Cached(self._read_pool, ttl_s=_POOL_TTL_S)
+        super().__init__(wire, pool)
         self._states = Pace(_STATES_AT_ONCE)
 
     # The pool and the worker
@@ -88,10 +78,6 @@ class Prefect:
                 "choose another --pool, or delete that one"
             )
         return await self._completed(Pool(pool.id, pool.name, pool.base_job_template))
-
-    async def template(self) -> dict[str, Any]:
-        """The pool's base job template, at most a few seconds old."""
-        return (await self._pools.get(self.pool)).template
 
     async def heartbeat(self, worker: str, interval_s: float) -> None:
         body = {"name": worker, "heartbeat_interval_seconds": max(1, round(interval_s))}
@@ -201,28 +187,6 @@ class Prefect:
         }
         await self._wire.call("POST", "/logs/", [line])
 
-    # Deployments
-
-    async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment:
-        """
-        A deployment, at most a few seconds old, and never older than `version` if that is another than the known one.
-
-        Raises NotFound.
-        """
-        known = await self._deployments.get(deployment_id)
-        if version is None or known.version == version:
-            return known
-        self._deployments.drop(deployment_id)
-        return await self._deployments.get(deployment_id)
-
-    def forget_cached(self) -> None:
-        """A deployment or the pool has changed: read them anew."""
-        self._deployments.drop()
-        self._pools.drop()
-
-    async def flow_name(self, flow_id: FlowId) -> str:
-        return await self._flows.get(flow_id)
-
     # Inside
 
     async def _set_state(self, run_id: RunId, state: dict[str, Any]) -> SetStateAnswer:
@@ -252,29 +216,6 @@ class Prefect:
         await self._wire.call("PATCH", self._pool_path, body, route="/work_pools/{name}")
         return Pool(pool.id, pool.name, template)
 
-    async def _read_pool(self, name: str) -> Pool:
-        answer = await self._wire.call("GET", self._pool_path, route="/work_pools/{name}")
-        pool = one(PoolAnswer, answer, f"the work pool {name!r}")
-        return Pool(pool.id, pool.name, pool.base_job_template)
-
-    async def _read_deployment(self, deployment_id: DeploymentId) -> Deployment:
-        answer = await self._wire.call("GET", f"/deployments/{deployment_id}", route="/deployments/{id}")
-        told = one(DeploymentAnswer, answer, f"the deployment {deployment_id}")
-        return Deployment(
-            id=DeploymentId(told.id),
-            name=told.name,
-            flow_id=FlowId(told.flow_id),
-            flow_name=await self.flow_name(FlowId(told.flow_id)),
-            version=told.version,
-            entrypoint=told.entrypoint,
-            pull_steps=tuple(told.pull_steps or ()),
-            job_variables=told.job_variables or {},
-        )
-
-    async def _read_flow_name(self, flow_id: FlowId) -> str:
-        answer = await self._wire.call("GET", f"/flows/{flow_id}", route="/flows/{id}")
-        return one(FlowAnswer, answer, f"the flow {flow_id}").name
-
 
 @asynccontextmanager
 async def prefect(
@@ -296,7 +237,7 @@ def sayable(text: str) -> str:
 def _claim_of(due: DueRun, attempt: AttemptId, answer: SetStateAnswer) -> ClaimedRun | NotClaimed:
     state = answer.state.ours() if answer.state else None
     if state and state.attempt == attempt and state.type == "PENDING":
-        return ClaimedRun(due, attempt, state.lease)
+        return ClaimedRun(due, attempt, state.lease, answer.told)
     if answer.status == "ACCEPT":
         raise Permanent(f"the API accepted the claim of run {due.id}, but shows another state: {state}")
     if answer.status == "WAIT" and answer.details.delay_seconds is not None:

@@ -62,6 +62,7 @@ class FlowRun(Shape):
     deployment_version: str | None = None
     expected_start_time: Annotated[datetime, AfterValidator(_aware)] | None = None
     next_scheduled_start_time: Annotated[datetime, AfterValidator(_aware)] | None = None
+    work_queue_id: str | None = None
     job_variables: dict[str, Any] | None = None
     tags: list[str] = Field(default_factory=list)
     state: State | None = None
@@ -96,6 +97,12 @@ class ScheduledRun(Shape):
             return self.next_scheduled_start_time or self.expected_start_time
 
     flow_run: Run
+    told: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kept(cls, item: Any) -> Any:
+        return {**item, "told": item.get("flow_run")} if isinstance(item, dict) else item
 
     def due(self) -> DueRun:
         run = self.flow_run
@@ -109,6 +116,8 @@ class ScheduledRun(Shape):
             job_variables=run.job_variables or {},
             tags=tuple(run.tags),
             deployment_version=run.deployment_version,
+            work_queue_id=run.work_queue_id,
+            told=self.told,
         )
 
 
@@ -120,6 +129,12 @@ class SetStateAnswer(Shape):
     status: str
     state: State | None = None
     details: Why = Why()
+    told: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kept(cls, answer: Any) -> Any:
+        return {**answer, "told": answer.get("state")} if isinstance(answer, dict) else answer
 
 
 class PoolAnswer(Shape):
@@ -131,6 +146,10 @@ class PoolAnswer(Shape):
 
 
 class DeploymentAnswer(Shape):
+    class Version(Shape):
+        type: str
+        version: str
+
     id: str
     name: str
     flow_id: str
@@ -138,11 +157,39 @@ class DeploymentAnswer(Shape):
     entrypoint: str | None = None
     pull_steps: list[dict[str, Any]] | None = None
     job_variables: dict[str, Any] | None = None
+    tags: list[str] = Field(default_factory=list)
+    branch: str | None = None
+    base: str | None = None
+    root: str | None = None
+    version_id: str | None = None
+    version_info: Version | None = None
+
+    def labels(self) -> dict[str, str]:
+        """As `DeploymentResponse.as_related_resource` of Prefect's client has them."""
+        labels = {
+            "branch": self.branch,
+            "base": self.base and f"prefect.deployment.{self.base}",
+            "root": self.root and f"prefect.deployment.{self.root}",
+        }
+        if self.version_id and self.version_info:
+            info = self.version_info
+            labels |= {"version-id": self.version_id, "version-type": info.type, "version": info.version}
+        return {f"prefect.deployment.{name}": value for name, value in labels.items() if value}
 
 
 class FlowAnswer(Shape):
     id: str
     name: str
+    tags: list[str] = Field(default_factory=list)
+
+
+class QueueAnswer(Shape):
+    id: str
+    name: str
+
+
+class StorageAnswer(Shape):
+    default_result_storage_block_id: str | None = None
 
 
 def one(shape: type[M], answer: Any, what: str) -> M:

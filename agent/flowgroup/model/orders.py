@@ -54,6 +54,18 @@ class Order(_Frame):
     dask: bool = False
     results: str | None = Field(default=None, description="address of the folder in the object store for results")
     memory_limit_bytes: int | None = None
+    flow_run: dict[str, Any] | None = Field(
+        default=None, repr=False, description="the run as Prefect's API has it after the claim; None: ask for it"
+    )
+    related: list[dict[str, Any]] | None = Field(
+        default=None,
+        repr=False,
+        description="what the run's events are related to, as Prefect's engine would look it up; None: look it up",
+    )
+    default_result_storage: str | None = Field(
+        default=None, description="id of the block that the server keeps results in by default, if it names one"
+    )
+    is_default_result_storage_known: bool = Field(default=False, description="False: ask for it")
 
 
 class Cancel(_Frame):

@@ -1,6 +1,6 @@
 """What a run is, at each step of its line, and how it can end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,9 @@ class DueRun:
     tags: tuple[str, ...] = ()
     deployment_version: str | None = None
     """The deployment's version when the run was made: a cached deployment of another version is out of date."""
+    work_queue_id: str | None = None
+    told: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The run as the API told it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class ClaimedRun:
     due: DueRun
     attempt: AttemptId
     lease: str | None = None
+    told: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    """Its state as the API told it; None after a claim whose answer was lost."""
 
     @property
     def id(self) -> RunId:
@@ -66,6 +71,20 @@ class Deployment:
     entrypoint: str | None
     pull_steps: tuple[dict[str, Any], ...]
     job_variables: dict[str, Any]
+    tags: tuple[str, ...] = ()
+    flow_tags: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    """What Prefect adds to a deployment's name in events: its branch and version, where it has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a run's child need not ask the API for. None: it is not known."""
+
+    flow_run: dict[str, Any] | None = field(default=None, repr=False)
+    related: list[dict[str, Any]] | None = field(default=None, repr=False)
+    default_result_storage: str | None = None
+    is_default_result_storage_known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
