@@ -37,6 +37,12 @@ API_SECONDS = Histogram(
     registry=REGISTRY,
 )
 RELAY_REQUESTS = Counter("flowgroup_relay_requests", "Calls through the relay", ["outcome"], registry=REGISTRY)
+RELAY_RECORDS = Counter(
+    "flowgroup_relay_records",
+    "Logs and events through the relay, and those that it refused",
+    ["kind"],
+    registry=REGISTRY,
+)
 EVENTS_CONNECTED = Gauge("flowgroup_events_connected", "1 while Prefect's event stream is connected", registry=REGISTRY)
 
 

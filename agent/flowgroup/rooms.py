@@ -64,6 +64,7 @@ def _child(parser: argparse.ArgumentParser) -> None:
     """A run's process that was not forked."""
     parser.add_argument("brief", type=int)
     parser.add_argument("leash", type=int)
+    parser.add_argument("shipper", type=int)
     parser.set_defaults(command=_run_child)
 
 
@@ -71,7 +72,7 @@ def _run_child(args: argparse.Namespace) -> int:
     from flowgroup.driver import child
 
     with open(args.brief, "rb") as brief:  # noqa: PTH123  a descriptor, not a path
-        return child.run(brief.read(), args.leash)
+        return child.run(brief.read(), args.leash, args.shipper)
 
 
 def _relay(parser: argparse.ArgumentParser) -> None:

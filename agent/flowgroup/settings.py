@@ -122,6 +122,11 @@ class DriverSettings(_Section):
         pattern="^(fork|spawn)$",
         description="how a run's process is made: fork (milliseconds) or spawn (seconds; the only one on macOS)",
     )
+    lean: bool = Field(
+        default=True,
+        description="change Prefect's engine where that saves needless waits and calls; everything works without it, "
+        "only slower",
+    )
     keep_env: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "
@@ -210,9 +215,15 @@ def needs_new_process(changes: Mapping[str, str]) -> bool:
     return any(is_process_wide(name) and os.environ.get(name) != value for name, value in changes.items())
 
 
-def set_environment(changes: Mapping[str, str]) -> None:
-    """Change this process's environment: only for a child that was forked for one run, before user code runs."""
+def set_environment(changes: Mapping[str, str]) -> frozenset[str]:
+    """
+    Change this process's environment: only for a child that was forked for one run, before user code runs.
+
+    Gives the names that are new or have another value now.
+    """
+    changed = frozenset(name for name, value in changes.items() if os.environ.get(name) != value)
     os.environ.update(changes)
+    return changed
 
 
 def _tables(path: str | None) -> dict[str, dict[str, Any]]:

@@ -10,20 +10,31 @@ class Brief(BaseModel):
 
     order: Order
     env: dict[str, str] = Field(repr=False, description="set in the child before anything of the run is read")
+    lean: bool = Field(default=True, description="change Prefect's engine where that saves time (`lean.py`)")
     scheduler: str | None = Field(default=None, description="the Dask scheduler's address, if the group has workers")
+
+
+def shared_environment(desk: str, storage: str) -> dict[str, str]:
+    """What all runs of a driver have. `desk` is the API's address on loopback, `storage` Prefect's local result folder."""
+    return {
+        "PREFECT_LOCAL_STORAGE_PATH": storage,
+        "PREFECT_API_URL": desk,
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+        "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    }
 
 
 def environment(order: Order, *, desk: str, folder: str, scheduler: str | None, storage: str) -> dict[str, str]:
     """
-    The environment that one run adds to the driver's own.
+    The environment that one run adds to the driver's own. `folder` is the run's working folder.
 
-    `desk` is the API's address on loopback, `folder` the run's working folder, `storage` Prefect's local result folder.
     The run's own variables come last but for those that say where the API is.
     """
     dask = {"FLOWGROUP_DASK_SCHEDULER": scheduler} if scheduler else {}
     return {
         "TMPDIR": f"{folder}/tmp",  # noqa: S108  the run's own
-        "PREFECT_LOCAL_STORAGE_PATH": storage,
+        **shared_environment(desk, storage),
         **order.env,
         **dask,
         "FLOWGROUP_ATTEMPT": order.attempt,

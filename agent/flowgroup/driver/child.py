@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import prefect.context
 from prefect._internal.metrics import RunMetrics
 from prefect.client.schemas.objects import FlowRun
 from prefect.engine import handle_engine_signals
@@ -28,14 +27,17 @@ from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.flow_engine import load_flow, load_flow_run, run_flow
 from prefect.logging.handlers import APILogWorker
 from prefect.logging.loggers import flow_run_logger
+from pydantic import ValidationError
 
 from flowgroup import bundles
-from flowgroup.driver import engine, spawns
+from flowgroup.driver import engine, lean, spawns
 from flowgroup.driver.brief import Brief
 from flowgroup.driver.fetch import fetch
 from flowgroup.driver.leash import Leash
 from flowgroup.driver.own import of_flow
+from flowgroup.driver.related import Relations
 from flowgroup.driver.results import GroupStorage
+from flowgroup.driver.settle import settle
 from flowgroup.driver.shipper import Shipper
 from flowgroup.errors import Refused
 from flowgroup.model.bundle import MAX_BUNDLE_BYTES
@@ -43,21 +45,22 @@ from flowgroup.model.orders import BundleCode, Order
 from flowgroup.settings import needs_new_process, set_environment
 
 REFUSED = 65  # the exit status of a child that would not run its code; the cause is on the leash
-_DRAIN_S = 600.0
 
 
-def run(brief_bytes: bytes, leash_fd: int) -> int:
+def run(brief_bytes: bytes, leash_fd: int, shipper_fd: int) -> int:
     """Run one order in this process, which is nobody else's. The working folder is the current directory."""
     brief = Brief.model_validate_json(brief_bytes)
     if needs_new_process(brief.env):
-        _execute(brief, leash_fd)
+        _execute(brief, leash_fd, shipper_fd)
     faulthandler.enable()  # a crash in native code says where, in the output that the state's message quotes
-    set_environment(brief.env)
-    prefect.context.refresh_global_settings_context()
+    settle(brief.env, set_environment(brief.env), quickly=brief.lean)
+    run_id = UUID(brief.order.run_id)
     leash = Leash(leash_fd)
-    leash.listen(engine.commit_cancel)
-    shipper = Shipper(brief.env["PREFECT_API_URL"], brief.order.token)
+    leash.listen(cancel=engine.commit_cancel, suspend=lambda: engine.suspend(run_id))
+    shipper = Shipper(shipper_fd)
     engine.ship_through(shipper)
+    if brief.lean:
+        lean.apply(_known(brief.order, shipper))
     try:
         return _run(brief, leash, shipper)
     finally:
@@ -65,13 +68,30 @@ def run(brief_bytes: bytes, leash_fd: int) -> int:
         _drain(shipper)
 
 
-def _execute(brief: Brief, leash_fd: int) -> None:
+def _known(order: Order, shipper: Shipper) -> lean.Lean:
+    """What the engine need not ask, or wait for."""
+    relations = Relations.told(order.run_id, order.related) if order.related is not None else None
+    if relations is not None:
+        engine.relate(order.run_id, [resource.model_dump() for resource in relations.resources])
+    return lean.Lean(
+        run_id=UUID(order.run_id),
+        shipper=shipper,
+        start_at=order.start_at,
+        relations=relations,
+        storage_is_known=order.is_default_result_storage_known,
+        default_storage=UUID(order.default_result_storage) if order.default_result_storage else None,
+        flow_version=(order.flow_run or {}).get("flow_version"),
+        learn=engine.learn,
+    )
+
+
+def _execute(brief: Brief, leash_fd: int, shipper_fd: int) -> None:
     """Become a new process, for what Python, Dask or the linker read only when they start."""
     fd = spawns.brief_file(brief.model_dump_json())
-    for kept in (fd, leash_fd):
+    for kept in (fd, leash_fd, shipper_fd):
         os.set_inheritable(kept, True)
     set_environment(brief.env)
-    os.execv(sys.executable, spawns.command(fd, leash_fd))  # noqa: S606
+    os.execv(sys.executable, spawns.command(fd, leash_fd, shipper_fd))  # noqa: S606
 
 
 def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
@@ -81,7 +101,7 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     with handle_engine_signals(run_id):
-        flow_run = load_flow_run(run_id)
+        flow_run = _flow_run(brief, run_id)
         logger: Any = flow_run_logger(flow_run=flow_run)
         try:
             flow = _load(order, flow_run, folder, leash)
@@ -96,10 +116,19 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
         if order.results and flow.result_storage is None:
             flow.result_storage = GroupStorage(root=order.results)
         with _tasks_on_dask(brief, shipper, flow, folder):
-            _wait_until(order.start_at)
+            if not (brief.lean and lean.running_at_its_time in lean.fitting()):
+                _wait_until(order.start_at)
             with RunMetrics(flow_run, flow), _cause_said(leash):
                 _drive(flow, run_flow(flow, flow_run=flow_run, error_logger=logger))
     return 0
+
+
+def _flow_run(brief: Brief, run_id: UUID) -> FlowRun:
+    """The run as it was claimed, which came with the order; or as the API has it."""
+    if brief.lean and brief.order.flow_run is not None:
+        with contextlib.suppress(ValidationError):  # of another version of Prefect's API
+            return FlowRun.model_validate(brief.order.flow_run)
+    return load_flow_run(run_id)
 
 
 def _load(order: Order, flow_run: FlowRun, folder: Path, leash: Leash) -> Any:
@@ -185,4 +214,4 @@ def _drain(shipper: Shipper) -> None:
     EventsWorker.drain_all(timeout=30)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    shipper.drain(_DRAIN_S)
+    shipper.close()

@@ -19,21 +19,24 @@ from flowgroup import log
 from flowgroup.driver import oskit
 from flowgroup.driver.brief import Brief, environment
 from flowgroup.driver.exits import exit_of
-from flowgroup.driver.leash import CANCEL
+from flowgroup.driver.forks import Fds
+from flowgroup.driver.leash import CANCEL, SUSPEND
+from flowgroup.driver.outbox import Mailbag, Outbox
 from flowgroup.driver.output import Output
 from flowgroup.errors import Permanent
 from flowgroup.model.ids import AttemptId
-from flowgroup.model.orders import Attempt, Cancel, Exit, Forget, Order, Status
+from flowgroup.model.orders import Attempt, Cancel, Exit, Forget, Order, Status, Suspend
 
 _log = log.get()
 _OUTPUTS_KEPT = 50
 _LAST_WORDS_S = 1.0
 _COMMIT_S = 1.0
 _MEMORY_LOOK_S = 1.0
+_DELIVERY_S = 600.0
 
 
 class Forks(Protocol):
-    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int: ...
+    async def fork(self, attempt: str, order: str, folder: Path, fds: Fds) -> int: ...
     async def ended(self, pid: int) -> int: ...
     def forget(self, pid: int) -> None: ...
 
@@ -69,8 +72,10 @@ class Desk:
     storage: str
     scheduler: str | None
     output_limit_bytes: int
+    outbox: Outbox
     tasks: asyncio.TaskGroup
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    lean: bool = True
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
 
     def status(self) -> Status:
@@ -95,6 +100,13 @@ class Desk:
         if carried and not carried.cancelled and not carried.exit:
             carried.cancelled = True
             self.tasks.create_task(self._end(carried, order.grace_s), name=f"cancel {carried.order.run_id}")
+
+    def suspend(self, order: Suspend) -> None:
+        """Tell the child: its engine stops at its next boundary."""
+        carried = self._carried.get(order.attempt)
+        if carried and carried.leash and not carried.exit:
+            with contextlib.suppress(OSError):
+                carried.leash.send(SUSPEND)
 
     def end_all(self, cause: str) -> None:
         """What all runs stand on is gone: end those that use Dask, each with this cause."""
@@ -129,16 +141,18 @@ class Desk:
     async def _supervise(self, carried: Carried, folder: Path, output: Output) -> Exit:
         read_end, write_end = os.pipe()
         ours, theirs = socket.socketpair()
+        ship_ours, ship_theirs = socket.socketpair()
         carried.leash = ours
+        bag = Mailbag(carried.order.token)
         reading = asyncio.create_task(output.read(read_end), name="output")
         noting = asyncio.create_task(self._note(carried, ours), name="leash")
+        collecting = asyncio.create_task(self.outbox.collect(ship_ours, bag), name="records")
         try:
             carried.pid = await self.forks.fork(
                 carried.order.attempt,
                 self._brief(carried, folder),
                 folder,
-                output=write_end,
-                leash=theirs.detach(),
+                Fds(write_end, theirs.detach(), ship_theirs.detach()),
             )
             carried.started.set()
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
@@ -147,9 +161,11 @@ class Desk:
             watching.cancel()
             oskit.kill(self._left_by(carried.pid, carried.order.attempt))
             self.forks.forget(carried.pid)
-            await asyncio.wait([reading, noting], timeout=_LAST_WORDS_S)
+            await asyncio.wait([reading, noting, collecting], timeout=_LAST_WORDS_S)
+            if not await self.outbox.emptied(bag, _DELIVERY_S):
+                _log.error("records_not_delivered", run=carried.order.run_id, records=bag.waiting)
         finally:
-            for task in (reading, noting):
+            for task in (reading, noting, collecting):
                 task.cancel()
             ours.close()
         return exit_of(status, tail=output.tail(), notes=carried.notes)
@@ -158,7 +174,7 @@ class Desk:
         order = carried.order
         scheduler = self.scheduler if order.dask else None
         env = environment(order, desk=self.api_url, folder=str(folder), scheduler=scheduler, storage=self.storage)
-        return Brief(order=order, env=env, scheduler=scheduler).model_dump_json()
+        return Brief(order=order, env=env, lean=self.lean, scheduler=scheduler).model_dump_json()
 
     async def _note(self, carried: Carried, leash: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=leash.dup())

@@ -6,9 +6,12 @@ Nothing here changes what a flow means; without it a run still works, except for
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import prefect.context
+from prefect._flow_run_suspension import is_suspended_flow_run_state, mark_flow_run_suspension_requested
 from prefect._internal import control_listener
+from prefect.client.orchestration import get_client
 from prefect.concurrency.services import (
     ConcurrencySlotAcquisitionService,
     ConcurrencySlotAcquisitionWithLeaseService,
@@ -45,7 +48,7 @@ def ship_through(shipper: Shipper) -> None:
     class Queue:
         def put(self, item: tuple[str, Any]) -> None:
             event: dict[str, Any] = item[1].model_dump(mode="json")
-            _learn(event)
+            learn(event)
             shipper.event(event)
 
     set_api_log_sink(shipper.log)
@@ -58,7 +61,12 @@ def complete(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "related": [*event["related"], *_related.get(run, [])]}
 
 
-def _learn(event: dict[str, Any]) -> None:
+def relate(run_id: str, resources: list[dict[str, Any]]) -> None:
+    """What the order says that the events of a run are related to."""
+    _related.setdefault(f"prefect.flow-run.{run_id}", resources)
+
+
+def learn(event: dict[str, Any]) -> None:
     """Prefect looked up what belongs to a flow run for the run's own first event; keep it for its tasks' events."""
     about = [event["resource"], *event["related"]]
     run = next(
@@ -83,6 +91,14 @@ def commit_cancel() -> bool:
             send_ack=lambda: None,
         )
     )
+
+
+def suspend(run_id: UUID) -> None:
+    """The API is said to have suspended the run: if it has, the engine stops at its next boundary."""
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run_id).state
+    if state is not None and is_suspended_flow_run_state(state):
+        mark_flow_run_suspension_requested(run_id, state)
 
 
 def outcome_is_reported() -> bool:

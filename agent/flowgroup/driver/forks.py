@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from flowgroup import log
 from flowgroup.driver.zygote import MAX_PACKET
@@ -16,6 +17,14 @@ from flowgroup.errors import Permanent
 
 _log = log.get()
 _START_TIMEOUT_S = 120.0
+
+
+class Fds(NamedTuple):
+    """The child's ends: its output, its leash, and what it ships."""
+
+    output: int
+    leash: int
+    shipper: int
 
 
 @dataclass
@@ -27,9 +36,9 @@ class Forks:
     _forked: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     _ended: dict[int, asyncio.Future[int]] = field(default_factory=dict)
 
-    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:
+    async def fork(self, attempt: str, order: str, folder: Path, fds: Fds) -> int:
         """
-        A new child for this order. Both descriptors are the child's from then on.
+        A new child for this order. The descriptors are the child's from then on.
 
         Raises Permanent when the zygote is gone.
         """
@@ -37,12 +46,12 @@ class Forks:
         self._forked[attempt] = answer
         packet = json.dumps({"attempt": attempt, "folder": str(folder), "order": order}).encode()
         try:
-            socket.send_fds(self.control, [packet], [output, leash])
+            socket.send_fds(self.control, [packet], list(fds))
         except OSError as exc:
             raise Permanent(f"the driver's zygote takes no more orders: {exc}") from exc
         finally:
-            os.close(output)
-            os.close(leash)
+            for fd in fds:
+                os.close(fd)
         return await answer
 
     async def ended(self, pid: int) -> int:

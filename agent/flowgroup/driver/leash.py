@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 CANCEL = b"c"
+SUSPEND = b"s"
 
 
 class Leash:
@@ -19,12 +20,17 @@ class Leash:
         except OSError:
             return
 
-    def listen(self, cancel: Callable[[], object]) -> None:
-        """Call `cancel` in a thread of its own when the desk asks us to end, and answer whether it took."""
+    def listen(self, *, cancel: Callable[[], object], suspend: Callable[[], object]) -> None:
+        """
+        In a thread of its own, call `cancel` when the desk asks us to end, and answer whether it took; `suspend` when the
+        run is to be suspended.
+        """
 
         def hear() -> None:
             while order := self._socket.recv(1):
                 if order == CANCEL:
                     self.say(cancelling=bool(cancel()))
+                elif order == SUSPEND:
+                    suspend()
 
         threading.Thread(target=hear, name="flowgroup-leash", daemon=True).start()

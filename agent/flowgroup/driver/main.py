@@ -12,11 +12,14 @@ from pathlib import Path
 
 from flowgroup import log
 from flowgroup.driver import oskit, scheduler, start_script
+from flowgroup.driver.brief import shared_environment
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
 from flowgroup.driver.gate import serving
 from flowgroup.driver.line import Line
+from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.spawns import Spawns, spawning
+from flowgroup.edge import forward
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
@@ -70,7 +73,9 @@ class Stand:
             self.desk.take(order)
         elif isinstance(order, Cancel):
             self.desk.cancel(order)
-        elif isinstance(order, Forget):
+        elif isinstance(order, Suspend):
+            self.desk.suspend(order)
+        else:
             self.desk.forget(order)
 
 
@@ -103,10 +108,12 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
     try:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
-            forks = await stack.enter_async_context(_children(settings, env))
             api_url = await stack.enter_async_context(
                 serving(place.relay, hold_s=settings.relay.hold_s, limit_bytes=settings.relay.max_body_bytes)
             )
+            shared = shared_environment(api_url, str(place.storage))
+            forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
+            outbox = Outbox(await stack.enter_async_context(forward.client(uds=place.relay)))
             address = await scheduler.address(place.folder / "scheduler.json") if place.spec.workers else None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stand.desk = Desk(
@@ -116,9 +123,12 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 storage=str(place.storage),
                 scheduler=address,
                 output_limit_bytes=settings.driver.output_limit_bytes,
+                outbox=outbox,
                 tasks=tasks,
                 changed=stand.changed,
+                lean=settings.driver.lean,
             )
+            tasks.create_task(outbox.run(), name="outbox")
             stand.changed.set()
             if address:
                 tasks.create_task(_watch_scheduler(stand, stand.desk, address), name="scheduler")
@@ -145,9 +155,10 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
 
 def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
-    from flowgroup.driver import child, engine, tasks  # noqa: F401  (tasks: imported here once, not in every child)
+    from flowgroup.driver import child, engine, preload
     from flowgroup.driver.zygote import serve
 
     oskit.die_with_parent(signal.SIGKILL)
     engine.check()
+    preload.preload()
     serve(socket.socket(fileno=fd), child.run)

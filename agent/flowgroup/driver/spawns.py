@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from flowgroup.driver.forks import Fds
 
-def command(brief_fd: int, leash_fd: int) -> list[str]:
-    """The command line of a child that reads its brief from one descriptor and holds its leash by another."""
-    return [sys.executable, "-m", "flowgroup.rooms", "child", str(brief_fd), str(leash_fd)]
+
+def command(brief_fd: int, leash_fd: int, shipper_fd: int) -> list[str]:
+    """The command line of a child that reads its brief from one descriptor, holds its leash by another and ships to a third."""
+    return [sys.executable, "-m", "flowgroup.rooms", "child", str(brief_fd), str(leash_fd), str(shipper_fd)]
 
 
 def brief_file(brief: str) -> int:
@@ -34,22 +36,22 @@ class Spawns:
         self._env = env
         self._running: dict[int, asyncio.subprocess.Process] = {}
 
-    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:
-        """A new child. Both descriptors are the child's from then on. Raises OSError."""
+    async def fork(self, attempt: str, order: str, folder: Path, fds: Fds) -> int:
+        """A new child. The descriptors are the child's from then on. Raises OSError."""
         brief = brief_file(order)
         try:
             process = await asyncio.create_subprocess_exec(
-                *command(brief, leash),
+                *command(brief, fds.leash, fds.shipper),
                 cwd=folder,
                 env=self._env,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[brief, leash],
+                stdout=fds.output,
+                stderr=fds.output,
+                pass_fds=[brief, fds.leash, fds.shipper],
                 start_new_session=True,
             )
         finally:
-            for fd in (brief, output, leash):
+            for fd in (brief, *fds):
                 os.close(fd)
         self._running[process.pid] = process
         return process.pid

@@ -1,8 +1,8 @@
 """
 The zygote: a single-threaded process that has imported everything a run needs, and forks one child per run.
 
-In: fork requests on a SEQPACKET socket, each an order's bytes with two file descriptors (the child's output, the
-child's leash). Out: `{"forked": …}` and `{"exited": …}` on the same socket. It may not start a thread, open a
+In: fork requests on a SEQPACKET socket, each an order's bytes with three file descriptors (the child's output,
+its leash and its shipper). Out: `{"forked": …}` and `{"exited": …}` on the same socket. It may not start a thread, open a
 connection or run an event loop: a fork copies only the thread that calls it.
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 from flowgroup.driver.oskit import die_with_parent
 
 MAX_PACKET = 1024 * 1024
-Run = Callable[[bytes, int], int]
-"""What a child does: the order's bytes and the leash's descriptor in, an exit status out."""
+Run = Callable[[bytes, int, int], int]
+"""What a child does: the order's bytes, the leash's and the shipper's descriptors in, an exit status out."""
 
 
 def serve(control: socket.socket, run: Run) -> None:
@@ -44,25 +44,25 @@ def serve(control: socket.socket, run: Run) -> None:
 
 
 def _fork_one(control: socket.socket, mine: tuple[socket.socket, socket.socket], run: Run) -> bool:
-    packet, fds, _, _ = socket.recv_fds(control, MAX_PACKET, 2)
+    packet, fds, _, _ = socket.recv_fds(control, MAX_PACKET, 3)
     if not packet:
         return False
     request = json.loads(packet)
-    output, leash = fds
+    output, leash, shipper = fds
     zygote = os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
         for end in (control, *mine):
             end.close()
-        _become_child(request, zygote, output, leash, run)
-    os.close(output)
-    os.close(leash)
+        _become_child(request, zygote, (output, leash, shipper), run)
+    for fd in fds:
+        os.close(fd)
     _say(control, {"forked": request["attempt"], "pid": pid})
     return True
 
 
-def _become_child(request: dict[str, Any], zygote: int, output: int, leash: int, run: Run) -> None:
+def _become_child(request: dict[str, Any], zygote: int, fds: tuple[int, int, int], run: Run) -> None:
     """In the child: its own session, folder and output, default signals; never returns."""
     code = 70
     try:
@@ -72,9 +72,10 @@ def _become_child(request: dict[str, Any], zygote: int, output: int, leash: int,
             os._exit(code)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+        output, leash, shipper = fds
         _stdio(output)
         os.chdir(request["folder"])
-        code = run(request["order"].encode(), leash)
+        code = run(request["order"].encode(), leash, shipper)
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except BaseException:  # noqa: BLE001  a child must end as a child, whatever it was: it must never go on as a zygote

@@ -25,8 +25,10 @@ from flowgroup import log
 from flowgroup.edge import forward
 from flowgroup.errors import Refused
 from flowgroup.relay.control import Control
+from flowgroup.relay.delivery import Delivery
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.proxy import Proxy
+from flowgroup.relay.records import Records
 from flowgroup.relay.sockets import Sockets
 from flowgroup.relay.tokens import Attempts
 from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, tls_of
@@ -88,6 +90,7 @@ def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream) -> S
     owners = Owners(attempts, upstream, hold_s=settings.hold_s)
     proxy = Proxy(attempts, upstream, owners, settings)
     sockets = Sockets(attempts, upstream, owners, settings)
+    records = Records(attempts, owners, *(Delivery(upstream, path, settings.hold_s) for path in ("/logs/", "/events")))
     control = Control(attempts, settings, secrets.control_key.get_secret_value())
     return Starlette(
         routes=[
@@ -97,6 +100,7 @@ def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream) -> S
             Route("/flowgroup/health", control.health, methods=["GET"]),
             Route("/flowgroup/metrics", control.metrics, methods=["GET"]),
             Route("/flowgroup/sign", control.sign, methods=["POST"]),
+            Route("/flowgroup/records", records.take, methods=["POST"]),
             Route("/api/{path:path}", proxy.handle, methods=_METHODS),
             WebSocketRoute("/api/events/in", sockets.events_in),
             WebSocketRoute("/api/events/out", sockets.events_out),

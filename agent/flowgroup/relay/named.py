@@ -105,8 +105,12 @@ def whose_artifact(call: Call) -> Iterator[Named]:
 def log_records(call: Call) -> Iterator[Named]:
     """Each record says whose it is; a record that does not is nobody's, and harms nobody."""
     for record in _list(call.body):
-        yield from _optional(_object(record), "flow_run_id", Kind.FLOW_RUN)
-        yield from _optional(record, "task_run_id", Kind.TASK_RUN, may_be_new=True)
+        yield from log_names(record)
+
+
+def log_names(record: Any) -> Iterator[Named]:
+    yield from _optional(_object(record), "flow_run_id", Kind.FLOW_RUN)
+    yield from _optional(record, "task_run_id", Kind.TASK_RUN, may_be_new=True)
 
 
 def logs_asked_for(call: Call) -> Iterator[Named]:
