@@ -8,13 +8,18 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from flowgroup.driver.desk import Desk
+from flowgroup.driver.forks import Fds
+from flowgroup.driver.outbox import Outbox
+from flowgroup.driver.shipper import Shipper
 from flowgroup.errors import Permanent
 from flowgroup.model.ids import AttemptId, RunId, Token
-from flowgroup.model.orders import Attempt, Cancel, Forget, Order, PrefectCode
+from flowgroup.model.orders import Attempt, Cancel, Forget, Order, PrefectCode, Suspend
 
 
 @dataclass
@@ -25,18 +30,20 @@ class FakeForks:
     forked: list[str] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
     leashes: dict[str, socket.socket] = field(default_factory=dict)
+    shippers: dict[str, Shipper] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
     ends: dict[int, "asyncio.Future[int]"] = field(default_factory=dict)
 
-    async def fork(self, attempt: str, order: str, folder: Path, *, output: int, leash: int) -> int:
+    async def fork(self, attempt: str, order: str, folder: Path, fds: Fds) -> int:
         assert folder.is_dir()
         assert json.loads(order)["env"]["PREFECT_API_KEY"] == "token"
         if self.broken:
-            os.close(output)
-            os.close(leash)
+            for fd in fds:
+                os.close(fd)
             raise Permanent("no forks today")
         self.forked.append(attempt)
-        self.outputs[attempt], self.leashes[attempt] = output, socket.socket(fileno=leash)
+        self.outputs[attempt], self.leashes[attempt] = fds.output, socket.socket(fileno=fds.leash)
+        self.shippers[attempt] = Shipper(fds.shipper)
         self.pids[attempt] = 4_000_000 + len(self.forked)  # no process has it
         return self.pids[attempt]
 
@@ -49,6 +56,7 @@ class FakeForks:
     def end(self, attempt: str, status: int) -> None:
         os.close(self.outputs[attempt])
         self.leashes[attempt].close()
+        self.shippers[attempt].close()
         pid = self.pids[attempt]
         self.ends.setdefault(pid, asyncio.get_running_loop().create_future()).set_result(status)
 
@@ -56,10 +64,31 @@ class FakeForks:
         self.leashes[attempt].sendall(text)
 
 
+class Relay:
+    """Takes every record, unless it is `away`."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.is_away = False
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if self.is_away:
+            return httpx.Response(503)
+        self.taken += json.loads(request.content)["attempts"]
+        return httpx.Response(200)
+
+
+RELAY = Relay()
+
+
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[tuple[Desk, FakeForks]]:
     forks = FakeForks()
-    async with asyncio.TaskGroup() as tasks:
+    RELAY.__init__()  # type: ignore[misc]
+    client = httpx.AsyncClient(transport=httpx.MockTransport(RELAY.answer))
+    outbox = Outbox(client)
+    async with client, asyncio.TaskGroup() as tasks:
+        sending = tasks.create_task(outbox.run())
         yield (
             Desk(
                 forks=forks,
@@ -68,10 +97,12 @@ async def desk(tmp_path: Path) -> AsyncIterator[tuple[Desk, FakeForks]]:
                 storage=str(tmp_path / "results"),
                 scheduler=None,
                 output_limit_bytes=1000,
+                outbox=outbox,
                 tasks=tasks,
             ),
             forks,
         )
+        sending.cancel()
 
 
 def order(name: str = "a") -> Order:
@@ -161,6 +192,29 @@ async def test_forget_drops_only_what_has_ended(desk: tuple[Desk, FakeForks]) ->
     await until(desk[0], "a", "ended")
     desk[0].forget(Forget(attempts=(AttemptId("a"),)))
     assert desk[0].status().attempts == ()
+
+
+async def test_an_attempt_has_ended_when_the_relay_has_all_that_its_child_said(desk: tuple[Desk, FakeForks]) -> None:
+    await started(desk)
+    RELAY.is_away = True
+    await asyncio.to_thread(desk[1].shippers["a"].log, {"message": "the last line"})
+    desk[1].end("a", 9)
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.5):
+            await until(desk[0], "a", "ended")
+    RELAY.is_away = False
+    await until(desk[0], "a", "ended")
+    assert RELAY.taken == [{"token": "token", "logs": [{"message": "the last line"}], "events": []}]
+
+
+async def test_a_suspension_reaches_the_child(desk: tuple[Desk, FakeForks]) -> None:
+    await started(desk)
+    desk[0].suspend(Suspend(attempt=AttemptId("a")))
+    assert await asyncio.to_thread(desk[1].leashes["a"].recv, 1) == b"s"
+    desk[0].suspend(Suspend(attempt=AttemptId("unknown")))
+    desk[1].end("a", 0)
+    await until(desk[0], "a", "ended")
 
 
 async def test_a_cancel_asks_the_child_first(desk: tuple[Desk, FakeForks]) -> None:

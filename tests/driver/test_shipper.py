@@ -1,10 +1,11 @@
-"""The child's way out, against a real HTTP server that can be told to fail."""
+"""The child's way out, on a real socket."""
 
 import json
+import os
+import signal
+import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,75 +13,98 @@ import pytest
 from flowgroup.driver.shipper import Shipper
 
 
-@dataclass
-class FakeDesk:
-    """`answers` are given first, one a call; then 201. `got` is what was taken, by path."""
-
-    answers: list[int] = field(default_factory=list)
-    got: dict[str, list[Any]] = field(default_factory=lambda: {"/api/logs/": [], "/api/events": []})
-    calls: int = 0
-
-
 @pytest.fixture
-def desk() -> Iterator[tuple[FakeDesk, str]]:
-    fake = FakeDesk()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fake.calls += 1
-            status = fake.answers.pop(0) if fake.answers else 201
-            if status == 201:
-                fake.got[self.path] += body
-            self.send_response(status)
-            if status == 503:
-                self.send_header("Retry-After", "0.05")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield fake, f"http://127.0.0.1:{server.server_port}/api"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def ends() -> Iterator[tuple[Shipper, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    shipper = Shipper(ours.detach())
+    with theirs:
+        yield shipper, theirs
+        shipper.close()
 
 
-def test_records_arrive_once_in_order_and_in_batches(desk: tuple[FakeDesk, str]) -> None:
-    shipper = Shipper(desk[1], "token")
-    for number in range(500):
-        shipper.log({"message": number, "__payload_size__": 1})
-        shipper.event({"id": number})
-    assert shipper.drain(10)
+def read_all(shipper: Shipper, end: socket.socket) -> list[Any]:
     shipper.close()
-    assert [record["message"] for record in desk[0].got["/api/logs/"]] == list(range(500))
-    assert [event["id"] for event in desk[0].got["/api/events"]] == list(range(500))
-    assert all("__payload_size__" not in record for record in desk[0].got["/api/logs/"])
-    assert desk[0].calls < 50
+    with end.makefile("rb") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
 
 
-def test_an_answer_of_503_is_waited_out_and_nothing_is_lost(desk: tuple[FakeDesk, str]) -> None:
-    desk[0].answers[:] = [503, 503, 503]
-    shipper = Shipper(desk[1], "token")
-    shipper.log({"message": "kept"})
-    assert shipper.drain(10)
+def test_what_is_said_arrives_in_order(ends: tuple[Shipper, socket.socket]) -> None:
+    shipper, end = ends
+    shipper.log({"message": "one\ntwo", "__payload_size__": 7})
+    shipper.event({"event": "e"})
+    shipper.call("PATCH", "/flow_runs/1", {"flow_version": "2"})
+    shipper.beat("run", None, 30)
+    assert read_all(shipper, end) == [
+        {"log": {"message": "one\ntwo"}},
+        {"event": {"event": "e"}},
+        {"call": ["PATCH", "/flow_runs/1", {"flow_version": "2"}]},
+        {"beat": ["run", None, 30]},
+    ]
+
+
+def test_text_that_is_not_clean_does_not_cost_the_line(ends: tuple[Shipper, socket.socket]) -> None:
+    shipper, end = ends
+    shipper.log({"message": "\ud800 \x00 é", "object": object})
+    assert read_all(shipper, end)[0]["log"]["message"] == "\ud800 \x00 é"
+
+
+def test_a_desk_that_does_not_read_makes_the_writer_wait(ends: tuple[Shipper, socket.socket]) -> None:
+    shipper, end = ends
+    written: list[int] = []
+
+    def write() -> None:
+        for number in range(400):
+            shipper.log({"message": "x" * 10_000})
+            written.append(number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    writer.join(0.5)
+    assert writer.is_alive()
+    taken = b""
+    while taken.count(b"\n") < 400:
+        taken += end.recv(1 << 20)
+    writer.join(10)
+    assert len(written) == 400
+
+
+def test_a_line_that_a_signal_cut_off_costs_only_itself(ends: tuple[Shipper, socket.socket]) -> None:
+    shipper, end = ends
+
+    class Ended(BaseException):
+        pass
+
+    def ended(*_: Any) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGUSR1, ended)
+    try:
+        began: list[bytes] = []
+        threading.Thread(target=lambda: (began.append(end.recv(1)), os.kill(os.getpid(), signal.SIGUSR1))).start()
+        with pytest.raises(Ended):
+            shipper.log({"message": "x" * 20_000_000})  # more than the socket holds: it waits inside of the write
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    lines: list[bytes] = []
+
+    def read() -> None:
+        with end.makefile("rb") as file:
+            lines.extend(file)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    shipper.log({"message": "after"})
     shipper.close()
-    assert desk[0].got["/api/logs/"] == [{"message": "kept"}]
+    reader.join(10)
+    assert json.loads(lines[-1]) == {"log": {"message": "after"}}
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(lines[0])
 
 
-def test_what_the_api_refuses_for_ever_does_not_hold_up_the_rest(
-    desk: tuple[FakeDesk, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    desk[0].answers[:] = [422]
-    shipper = Shipper(desk[1], "token")
-    shipper.log({"message": "bad"})
-    assert shipper.drain(10)
-    shipper.log({"message": "good"})
-    assert shipper.drain(10)
+def test_a_desk_that_is_gone_does_not_matter() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    shipper = Shipper(ours.detach())
+    shipper.log({"message": "to nobody"})
     shipper.close()
-    assert desk[0].got["/api/logs/"] == [{"message": "good"}]
-    assert "refused 1 records" in capsys.readouterr().out
+    shipper.log({"message": "nor now"})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgroup.driver.forks import Forks
+from flowgroup.driver.forks import Fds, Forks
 from flowgroup.driver.zygote import MAX_PACKET
 from flowgroup.errors import Permanent
 
@@ -24,7 +24,7 @@ PROGRAM = textwrap.dedent(
     import os, socket, sys, time
     from flowgroup.driver.zygote import serve
 
-    def run(order, leash):
+    def run(order, leash, shipper):
         what, _, more = order.decode().partition(" ")
         if what == "exit":
             return int(more)
@@ -36,6 +36,8 @@ PROGRAM = textwrap.dedent(
             time.sleep(float(more))
         if what == "leash":
             os.write(leash, more.encode())
+        if what == "ship":
+            os.write(shipper, more.encode())
         return 0
 
     serve(socket.socket(fileno=int(sys.argv[1])), run)
@@ -48,6 +50,11 @@ class Child:
     pid: int
     output: int
     leash: socket.socket
+    shipped: socket.socket
+
+    def close(self) -> None:
+        self.leash.close()
+        self.shipped.close()
 
     def said(self) -> str:
         with os.fdopen(self.output, "rb") as pipe:
@@ -62,13 +69,15 @@ class Zygote:
     async def fork(self, order: str) -> Child:
         output, theirs = os.pipe()
         leash, end = socket.socketpair()
+        shipped, shipper = socket.socketpair()
         try:
-            pid = await self.forks.fork(order, order, self.folder, output=theirs, leash=end.detach())
+            pid = await self.forks.fork(order, order, self.folder, Fds(theirs, end.detach(), shipper.detach()))
         except Permanent:
             leash.close()
+            shipped.close()
             os.close(output)
             raise
-        return Child(pid, output, leash)
+        return Child(pid, output, leash, shipped)
 
 
 @pytest.fixture
@@ -101,7 +110,7 @@ async def test_children_end_with_their_own_status(zygote: Zygote) -> None:
     children = [await zygote.fork(f"exit {code}") for code in (0, 3, 70)]
     codes = [os.WEXITSTATUS(await zygote.forks.ended(child.pid)) for child in children]
     for child in children:
-        child.leash.close()
+        child.close()
         os.close(child.output)
     assert codes == [0, 3, 70]
 
@@ -109,18 +118,18 @@ async def test_children_end_with_their_own_status(zygote: Zygote) -> None:
 async def test_a_child_has_a_session_a_folder_and_an_empty_input_of_its_own(zygote: Zygote) -> None:
     child = await zygote.fork("tell")
     await zygote.forks.ended(child.pid)
-    child.leash.close()
+    child.close()
     assert child.said().split() == [str(zygote.folder), "''", "True"]
 
 
 async def test_an_exception_is_in_the_output_and_never_makes_another_zygote(zygote: Zygote) -> None:
     child = await zygote.fork("raise something is wrong")
     assert os.WEXITSTATUS(await zygote.forks.ended(child.pid)) == 1
-    child.leash.close()
+    child.close()
     assert "RuntimeError: something is wrong" in child.said()
     again = await zygote.fork("exit 4")
     assert os.WEXITSTATUS(await zygote.forks.ended(again.pid)) == 4
-    again.leash.close()
+    again.close()
     os.close(again.output)
 
 
@@ -128,15 +137,23 @@ async def test_a_signal_is_told_as_a_signal(zygote: Zygote) -> None:
     child = await zygote.fork("sleep 60")
     os.kill(child.pid, signal.SIGKILL)
     assert os.WTERMSIG(await zygote.forks.ended(child.pid)) == signal.SIGKILL
-    child.leash.close()
+    child.close()
     os.close(child.output)
+
+
+async def test_what_the_child_ships_arrives_beside_its_leash(zygote: Zygote) -> None:
+    child = await zygote.fork("ship a line")
+    await zygote.forks.ended(child.pid)
+    os.close(child.output)
+    assert child.shipped.recv(100) == b"a line"
+    child.close()
 
 
 async def test_the_leash_reaches_the_child(zygote: Zygote) -> None:
     child = await zygote.fork("leash hello")
     await zygote.forks.ended(child.pid)
     assert child.leash.recv(100) == b"hello"
-    child.leash.close()
+    child.close()
     os.close(child.output)
 
 
@@ -148,7 +165,7 @@ async def test_a_zygote_that_dies_takes_its_children_along_and_all_are_told(zygo
     with pytest.raises(Permanent, match="zygote died"):
         await asyncio.wait_for(ended, 10)
     assert await asyncio.to_thread(child.said) == ""  # the pipe ends when the child is gone
-    child.leash.close()
+    child.close()
     with pytest.raises(Permanent):
         await zygote.fork("exit 0")
 

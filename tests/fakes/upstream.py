@@ -60,6 +60,8 @@ class FakeAPI:
     task_runs: dict[str, str | None] = field(default_factory=dict)
     to_send: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
     upgrade_status: int | None = None
+    poison: bytes | None = None  # a body that has it is refused for ever
+    taken: list[Any] = field(default_factory=list)  # bodies that were not refused
 
     def last(self) -> Seen:
         return self.seen[-1]
@@ -73,6 +75,10 @@ class FakeAPI:
             return failed
         if seen.headers.get("authorization") != self.token:
             return JSONResponse({"detail": "Unauthorized"}, 401)
+        if self.poison and self.poison in seen.body:
+            return JSONResponse({"detail": "this will never do"}, 422)
+        if seen.body:
+            self.taken.append(seen.json())
         return self._answer(request.method, path)
 
     def _answer(self, method: str, path: str) -> Response:

@@ -167,7 +167,9 @@ class Desk:
         finally:
             for task in (reading, noting, collecting):
                 task.cancel()
-            ours.close()
+            await asyncio.gather(reading, noting, collecting, return_exceptions=True)
+            for end in (ours, ship_ours):
+                end.close()
         return exit_of(status, tail=output.tail(), notes=carried.notes)
 
     def _brief(self, carried: Carried, folder: Path) -> str:

@@ -7,6 +7,7 @@ relay does not answer the batch is sent again, and when too much waits no more i
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 import uuid
@@ -26,6 +27,7 @@ _BATCH_BYTES = 2 * 1024 * 1024
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 _MOST_LINE_BYTES = 8 * 1024 * 1024
 _CALL_TRIES = 20
+_CALL_AFTER_S = 1.0
 _TIMEOUT_S = 30.0
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHUNK_BYTES = 256 * 1024
@@ -38,6 +40,7 @@ class Mailbag:
     token: str
     waiting: int = 0
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)  # the child says nothing more
     beats: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     calls: "set[asyncio.Task[None]]" = field(default_factory=set)
 
@@ -89,6 +92,7 @@ class Outbox:
         finally:
             for beat in bag.beats.values():
                 beat.cancel()
+            bag.is_over.set()
             writer.close()
 
     async def emptied(self, bag: Mailbag, timeout_s: float) -> bool:
@@ -154,12 +158,15 @@ class Outbox:
             method, path, body = str(told[0]), str(told[1]), told[2]
         except (TypeError, IndexError):
             return
-        task = asyncio.create_task(self._called(bag.token, method, path, body), name=f"{method} {path}")
+        task = asyncio.create_task(self._called(bag, method, path, body), name=f"{method} {path}")
         bag.calls.add(task)
         task.add_done_callback(bag.calls.discard)
 
-    async def _called(self, token: str, method: str, path: str, body: Any) -> None:
-        headers = {"Authorization": f"Bearer {token}"}
+    async def _called(self, bag: Mailbag, method: str, path: str, body: Any) -> None:
+        """After the run's start, when its engine does not wait for the same server any more."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(bag.is_over.wait(), _CALL_AFTER_S)
+        headers = {"Authorization": f"Bearer {bag.token}"}
         for tries in range(1, _CALL_TRIES):
             try:
                 url = f"{self._url}/api{path}"
