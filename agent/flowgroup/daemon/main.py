@@ -157,6 +157,8 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         cluster_timeout_s=daemon.cluster_timeout_s,
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
+    if events is not None:
+        api.trust(lambda: events.is_connected)
     return _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events)
 
 

@@ -82,6 +82,7 @@ class Poll:
         except (Transient, Permanent) as exc:
             return self._failed(exc)
         self._succeeded()
+        log.get().debug("due_runs_asked", found=len(runs), limit=limit)
         waits_s = {run.id: self._wait_s(run) for run in runs if self._is_free(run, asked_at)}
         due = [run for run in runs if waits_s.get(run.id, 1.0) <= 0.0]
         tried = self._started & {run.id for run in runs}
