@@ -29,6 +29,7 @@ from flowgroup.daemon.listen import listen
 from flowgroup.daemon.owner import folder_of, locked, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
+from flowgroup.daemon.prewarm import Ahead, Prewarm
 from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
@@ -188,6 +189,14 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         parts.bells.reconcile,
         parts.journeys.owner,
     )
+    prewarm = Prewarm(
+        api,
+        parts.clusters,
+        parts.journeys.policy,
+        Ahead(daemon.prewarm_s, daemon.prewarm_clusters, daemon.queues),
+        lambda: parts.slots.held,
+        moved=health.loop("prewarm", limit_s=_STUCK_S),
+    )
     events = parts.events
     loops: _Loops = {
         "attempts": parts.attempts.extend(),
@@ -207,6 +216,8 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
         ),
     }
+    if daemon.prewarm_s > 0:
+        loops["prewarm"] = prewarm.run()
     if events is not None:
         loops["events"] = listen(events, parts.bells.poll, parts.cancels, api.forget_cached)
     return loops
