@@ -246,7 +246,7 @@ class FakePrefect:
             and after <= datetime.fromisoformat(run["next_scheduled_start_time"]) <= before
             and run["empirical_policy"].get("retry_type") != "in_process"
         ]
-        due.sort(key=lambda run: run["next_scheduled_start_time"])
+        due.sort(key=lambda run: (run.get("priority", 1), run["next_scheduled_start_time"]))
         items = [{"work_pool_id": "x", "flow_run": {**run, "state": None}} for run in due]
         return 200, self.junk + items[: body["limit"]]
 
