@@ -34,6 +34,7 @@ from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.send import Sender
+from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
@@ -147,7 +148,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         slots=slots,
         api=api,
         clusters=clusters,
-        sender=Sender(clusters, attempts, drivers, Knowledge(api), store, keys, ui_of(settings.prefect)),
+        sender=Sender(clusters, attempts, drivers, Knowledge(api), Shelf(store), keys, ui_of(settings.prefect)),
         watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,
