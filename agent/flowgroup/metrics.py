@@ -26,6 +26,12 @@ SCHEDULE_TO_CLAIM = Histogram(
 )
 CLUSTERS = Gauge("flowgroup_clusters", "Clusters that exist", registry=REGISTRY)
 CLUSTERS_MADE = Counter("flowgroup_clusters_made", "Clusters made", registry=REGISTRY)
+PREWARMS = Counter(
+    "flowgroup_prewarms",
+    "Clusters kept for a run ahead of its time, by what came of it",
+    ["outcome"],
+    registry=REGISTRY,
+)
 API_REQUESTS = Counter(
     "flowgroup_api_requests", "Calls to Prefect's API", ["route", "method", "code"], registry=REGISTRY
 )

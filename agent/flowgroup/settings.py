@@ -88,6 +88,10 @@ class DaemonSettings(_Section):
     poll_interval_s: float = Field(default=2.0, gt=0, description="how often to ask for due runs")
     poll_ahead_s: float = Field(default=10.0, ge=0, description="how far ahead runs are seen")
     claim_ahead_s: float = Field(default=2.0, ge=0, description="how long before its time a run may be claimed")
+    prewarm_s: float = Field(
+        default=60.0, ge=0, description="how long before a run's time its cluster may be made; 0: never ahead"
+    )
+    prewarm_clusters: int = Field(default=10, ge=1, description="how many clusters may be made ahead at once")
     heartbeat_interval_s: float = Field(default=30.0, gt=0)
     events: bool = Field(default=True, description="listen to Prefect's event stream to start runs at once")
     cluster_timeout_s: float = Field(default=300.0, gt=0, description="how long a cluster may take to be ready")

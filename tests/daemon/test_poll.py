@@ -93,6 +93,44 @@ async def test_a_run_seen_ahead_is_started_two_seconds_before_its_time_by_a_time
         assert [round(when, 1) for when, _ in at.started] == [pytest.approx(20 + 33.3 - 2, abs=0.2)]
 
 
+async def test_runs_of_a_queue_that_comes_first_do_not_hide_what_is_due_before_they_are() -> None:
+    async with polling(slots=3) as at:
+        deployment = at.fake.add_deployment()
+        for _ in range(50):
+            at.fake.add_run(deployment, in_s=9.5, priority=0)
+        due = at.fake.add_run(deployment, priority=1)
+        soon = at.fake.add_run(deployment, in_s=3.0, priority=1)
+        await asyncio.sleep(2.6)
+        assert [one for _, one in at.started] == [due, soon]
+        await asyncio.sleep(7)
+        assert len(at.started) > 2
+
+
+async def test_a_lone_run_is_never_kept_waiting_by_the_question_before_it() -> None:
+    async with polling(rhythm=Rhythm(1000.0, 10.0, 2.0)) as at:
+        at.wake.ring()
+        await asyncio.sleep(10)
+        run = at.fake.add_run(at.fake.add_deployment())
+        began = seconds()
+        at.wake.ring()
+        await asyncio.sleep(0.001)
+        assert at.started == [(pytest.approx(began, abs=0.002), run)]
+
+
+async def test_a_burst_is_asked_for_a_few_times_and_not_for_each_of_its_runs() -> None:
+    async with polling(slots=100, rhythm=Rhythm(1000.0, 10.0, 2.0)) as at:
+        at.takes_s = 1000
+        await asyncio.sleep(1)
+        deployment, before = at.fake.add_deployment(), at.fake.count("get_scheduled")
+        for _ in range(100):
+            at.fake.add_run(deployment)
+            at.wake.ring()
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1)
+        assert len(at.started) == 100
+        assert at.fake.count("get_scheduled") - before <= 12
+
+
 async def test_a_run_that_was_moved_or_deleted_meanwhile_is_not_started() -> None:
     async with polling(rhythm=Rhythm(5.0, 60.0, 2.0)) as at:
         run = at.fake.add_run(at.fake.add_deployment(), in_s=30)

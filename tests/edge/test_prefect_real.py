@@ -301,6 +301,40 @@ async def test_the_event_stream_tells_of_new_and_cancelled_runs_at_once(server: 
         await asyncio.gather(listening, return_exceptions=True)
 
 
+async def test_the_event_stream_tells_of_every_change_of_what_is_remembered(server: Server) -> None:
+    """By upsert as `deploy` does it, by PATCH as the UI does it, and of the pool. Else nothing may be kept for minutes."""
+    pool = await again(server.api.ensure_pool)
+    deployment = await server.deployment()
+    flow_id = (await server.call("GET", f"/deployments/{deployment}"))["flow_id"]
+    upsert = {"name": "dev", "flow_id": flow_id, "work_pool_name": server.api.pool, "entrypoint": "a.py:etl"}
+    template = {**base_job_template(), "variables": {**base_job_template()["variables"], "description": "other"}}
+    got: asyncio.Queue[Notice] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for notice in Events(server.settings, pool.id).notices():
+            got.put_nowait(notice)
+
+    listening = asyncio.create_task(listen())
+    try:
+        async with asyncio.timeout(60):
+            assert await got.get() == Notice("connected")
+            for method, path, body in (
+                ("POST", "/deployments/", {**upsert, "version": "v2"}),
+                ("POST", "/deployments/", {**upsert, "version": "v2", "job_variables": {"workers": 1}}),
+                ("POST", "/deployments/", {**upsert, "version": "v2", "tags": ["t"]}),
+                ("PATCH", f"/deployments/{deployment}", {"job_variables": {"workers": 2}}),
+                ("PATCH", f"/deployments/{deployment}", {"entrypoint": "b.py:etl"}),
+                ("PATCH", f"/deployments/{deployment}", {"pull_steps": [{"a.b": {"c": "d"}}]}),
+                ("PATCH", f"/work_pools/{server.api.pool}", {"base_job_template": template}),
+            ):
+                await server.call(method, path, body)
+                async with asyncio.timeout(10):
+                    assert await got.get() == Notice("changed"), (method, path, body)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
 async def test_what_the_daemon_knows_is_what_the_child_would_read(server: Server) -> None:
     """The run as `GET /flow_runs/{id}` has it, and what Prefect's own engine finds related to it."""
     run_id = await server.run(await server.deployment(tags=["of deployment"]), tags=["of run"], parameters={"x": 1})

@@ -237,15 +237,16 @@ class FakePrefect:
         if pool not in self.pools:
             return 404, {"detail": "Not Found"}
         before = datetime.fromisoformat(body["scheduled_before"])
+        after = datetime.fromisoformat(body.get("scheduled_after", "2000-01-01T00:00:00+00:00"))
         due = [
             run
             for run in self.runs.values()
             if run["state"]["type"] == "SCHEDULED"
             and run["work_pool_name"] == pool
-            and datetime.fromisoformat(run["next_scheduled_start_time"]) <= before
+            and after <= datetime.fromisoformat(run["next_scheduled_start_time"]) <= before
             and run["empirical_policy"].get("retry_type") != "in_process"
         ]
-        due.sort(key=lambda run: run["next_scheduled_start_time"])
+        due.sort(key=lambda run: (run.get("priority", 1), run["next_scheduled_start_time"]))
         items = [{"work_pool_id": "x", "flow_run": {**run, "state": None}} for run in due]
         return 200, self.junk + items[: body["limit"]]
 

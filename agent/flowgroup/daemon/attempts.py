@@ -41,6 +41,7 @@ class Attempts:
         self._open = {one.attempt: one for one in _read(file)}
         self._told: int = -1
         self._version = 0
+        self._saved = 0
         self._lock = asyncio.Lock()
 
     async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened:
@@ -55,6 +56,8 @@ class Attempts:
         """Close the attempt: from now on its child cannot say anything. If the relay is away, its next level says so."""
         try:
             self._change({name: one for name, one in self._open.items() if name != attempt})
+            await asyncio.sleep(0)  # runs that end together share a write
+            self._save()
             await self._relay.close(attempt)
         except FlowgroupError as exc:
             log.get().warning("relay_close_put_off", attempt=attempt, reason=str(exc))
@@ -82,13 +85,19 @@ class Attempts:
             if self._told >= wanted:
                 return
             telling = self._version
+            self._save()
             await self._relay.level(tuple(self._open.values()))
             self._told = telling
 
     def _change(self, attempts: dict[AttemptId, OpenAttempt]) -> None:
         self._open = attempts
         self._version += 1
-        write_atomically(self._file, json.dumps([asdict(one) for one in attempts.values()]))
+
+    def _save(self) -> None:
+        if self._saved != self._version:
+            saving = self._version
+            write_atomically(self._file, json.dumps([asdict(one) for one in self._open.values()]))
+            self._saved = saving
 
 
 def _read(file: Path) -> list[OpenAttempt]:

@@ -2,24 +2,29 @@
 Clusters: found or made, ready, leased, and gone when nobody needs them.
 
 In: the spec that a run belongs on. Out: a cluster whose driver is on the line and ready. A cluster lives while a run has
-a lease on it, and then for its idle time. A backend only finds, makes, shows and deletes; all deciding is here.
+a lease on it or is expected on it, and then for its idle time. A backend only finds, makes, shows and deletes; all
+deciding is here.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import Permanent
-from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE
+from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE, PREWARMS
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.spec import ClusterSpec
 
 _LOOK_EVERY_S = 1.0
+_BOOTS_REMEMBERED = 5
+_HALF_MADE_TIMEOUT_S = 10.0
 
 
 class Backend(Protocol):
@@ -64,6 +69,7 @@ class _Cluster:
 
     found: Found | None = None
     leases: set[RunId] = field(default_factory=set)
+    expected: dict[RunId, asyncio.Event] = field(default_factory=dict)
     turn: RunId | None = None
     is_turn_wanted: bool = False
     idle_since: float = 0.0
@@ -88,6 +94,7 @@ class Clusters:
         self._on_free = on_free
         self._on_turn = on_turn
         self._clusters: dict[ClusterName, _Cluster] = {}
+        self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
 
     async def adopt(self) -> None:
         """Take over what a former daemon left. The idle time of each begins now."""
@@ -140,6 +147,9 @@ class Clusters:
         """The cluster is needed during the block, and for its idle time after it."""
         cluster = self._cluster(name)
         cluster.leases.add(run_id)
+        if taken := cluster.expected.pop(run_id, None):
+            PREWARMS.labels("hit" if self._is_ready(name) else "late").inc()
+            taken.set()
         if idle_timeout_s is not None:
             cluster.idle_timeout_s = idle_timeout_s
         try:
@@ -148,6 +158,25 @@ class Clusters:
             cluster.leases.discard(run_id)
             cluster.idle_since = asyncio.get_running_loop().time()
             self._freed(name)
+            self._on_free()
+
+    @contextmanager
+    def expect(self, name: ClusterName, run_id: RunId, idle_timeout_s: float) -> Iterator[asyncio.Event]:
+        """
+        The cluster is kept during the block for a run that comes soon, which does not count as a run on it.
+
+        Yields an event which is set when the run has its own lease: from then on the block keeps nothing.
+        """
+        cluster = self._cluster(name)
+        taken = cluster.expected[run_id] = asyncio.Event()
+        cluster.idle_timeout_s = idle_timeout_s
+        try:
+            yield taken
+        finally:
+            if cluster.expected.get(run_id) is taken:
+                del cluster.expected[run_id]
+                PREWARMS.labels("unused").inc()
+            self._forget_if_nothing(name)
             self._on_free()
 
     def _freed(self, name: ClusterName) -> None:
@@ -170,18 +199,32 @@ class Clusters:
             if cluster.found and (reason := await self._hopeless(cluster.found)):
                 log.get().warning("cluster_made_again", cluster=spec.name, reason=reason)
                 await self._delete(cluster, spec.name)
+            began = None
             if cluster.found is None:
-                cluster.found = await self._make(spec)
+                began = asyncio.get_running_loop().time()
+                making = self._make(cluster, spec)
+                await to_its_end(making, name=f"make {spec.name}", timeout_s=_HALF_MADE_TIMEOUT_S)
             found = cluster.found
+            assert found is not None
         await self._until_ready(found)
+        if began is not None:
+            self._boots_s.append(asyncio.get_running_loop().time() - began)
         return found
 
-    async def _make(self, spec: ClusterSpec) -> Found:
+    @property
+    def slowest_boot_s(self) -> float | None:
+        """The slowest of the last few clusters, from making it to ready; None if none was made."""
+        return max(self._boots_s, default=None)
+
+    def _is_ready(self, name: ClusterName) -> bool:
+        view = self._drivers.view(name)
+        return view.is_connected and view.status is not None and view.status.ready
+
+    async def _make(self, cluster: _Cluster, spec: ClusterSpec) -> None:
         log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
-        found = await self._backend.create(spec)
+        cluster.found = await self._backend.create(spec)
         CLUSTERS_MADE.inc()
-        self._count(more=1)
-        return found
+        self._count()
 
     async def _hopeless(self, found: Found) -> str | None:
         view = self._drivers.view(found.name)
@@ -223,7 +266,7 @@ class Clusters:
 
     def _forget_if_nothing(self, name: ClusterName) -> None:
         cluster = self._cluster(name)
-        if not (cluster.found or cluster.leases or cluster.turn or cluster.lock.locked()):
+        if not (cluster.found or cluster.leases or cluster.expected or cluster.turn or cluster.lock.locked()):
             del self._clusters[name]
 
     async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
@@ -238,11 +281,11 @@ class Clusters:
             self._clusters[name] = _Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
         return self._clusters[name]
 
-    def _count(self, more: int = 0) -> None:
-        CLUSTERS.set(len(self.names()) + more)
+    def _count(self) -> None:
+        CLUSTERS.set(len(self.names()))
 
 
 def _is_idle(cluster: _Cluster, now: float) -> bool:
-    if cluster.found is None or cluster.leases or cluster.turn:
+    if cluster.found is None or cluster.leases or cluster.expected or cluster.turn:
         return False
     return now - cluster.idle_since >= cluster.idle_timeout_s

@@ -29,10 +29,12 @@ from flowgroup.daemon.listen import listen
 from flowgroup.daemon.owner import folder_of, locked, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
+from flowgroup.daemon.prewarm import Ahead, Prewarm
 from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.send import Sender
+from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
@@ -146,7 +148,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         slots=slots,
         api=api,
         clusters=clusters,
-        sender=Sender(clusters, attempts, drivers, Knowledge(api), store, keys, ui_of(settings.prefect)),
+        sender=Sender(clusters, attempts, drivers, Knowledge(api), Shelf(store), keys, ui_of(settings.prefect)),
         watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,
@@ -157,6 +159,8 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         cluster_timeout_s=daemon.cluster_timeout_s,
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
+    if events is not None:
+        api.trust(lambda: events.is_connected)
     return _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events)
 
 
@@ -186,6 +190,14 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         parts.bells.reconcile,
         parts.journeys.owner,
     )
+    prewarm = Prewarm(
+        api,
+        parts.clusters,
+        parts.journeys.policy,
+        Ahead(daemon.prewarm_s, daemon.prewarm_clusters, daemon.queues),
+        lambda: parts.slots.held,
+        moved=health.loop("prewarm", limit_s=_STUCK_S),
+    )
     events = parts.events
     loops: _Loops = {
         "attempts": parts.attempts.extend(),
@@ -205,6 +217,8 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
         ),
     }
+    if daemon.prewarm_s > 0:
+        loops["prewarm"] = prewarm.run()
     if events is not None:
         loops["events"] = listen(events, parts.bells.poll, parts.cancels, api.forget_cached)
     return loops

@@ -24,6 +24,7 @@ from flowgroup.retry import pause_s
 
 _PAGE = 200
 _GAP_S = 0.1  # between two questions, however often the bell rings
+_GAP_EACH_S, _GAP_MAX_S = 0.05, 0.5  # each run that was just started gives the API something to do: ask less often then
 _FULL_INTERVAL_S = 30.0  # asking is also what makes Prefect show deployments as ready
 _JITTER = 0.2
 
@@ -58,16 +59,19 @@ class Poll:
     now: Callable[[], datetime] = utc_now
     _left_until: dict[RunId, float] = field(default_factory=dict)
     _started: set[RunId] = field(default_factory=set)
+    _just_started: int = 0
     _failures: int = 0
 
     async def run(self) -> None:
         """Ask and start, without end."""
         async with asyncio.TaskGroup() as journeys:
+            is_rung = False
             while True:
                 self.moved()
                 wait_s = await self._ask(journeys)
-                await asyncio.sleep(_GAP_S)
-                await self.wake.wait(wait_s - _GAP_S)
+                gap_s = self._gap_s() if is_rung else 0.0
+                await asyncio.sleep(gap_s)
+                is_rung = await self.wake.wait(wait_s - gap_s)
                 while not self.slots.free:  # a slot that is given back nudges
                     self.moved()
                     self.wake.is_hungry = True
@@ -82,6 +86,7 @@ class Poll:
         except (Transient, Permanent) as exc:
             return self._failed(exc)
         self._succeeded()
+        log.get().debug("due_runs_asked", found=len(runs), limit=limit)
         waits_s = {run.id: self._wait_s(run) for run in runs if self._is_free(run, asked_at)}
         due = [run for run in runs if waits_s.get(run.id, 1.0) <= 0.0]
         tried = self._started & {run.id for run in runs}
@@ -92,6 +97,7 @@ class Poll:
             journeys.create_task(self._carry(run), name=f"run {run.id}")
         self._left_until = {run: until for run, until in self._left_until.items() if until > asked_at}
         self._started = tried | {run.id for run in start}
+        self._just_started = len(start)
         return min([wait_s for wait_s in waits_s.values() if wait_s > 0.0] + [self._interval_s()])
 
     def _limit(self) -> int:
@@ -99,9 +105,20 @@ class Poll:
         return min(_PAGE, max(1, self.slots.free + len(self._left_until.keys() | self._started)))
 
     async def _due(self, limit: int) -> list[DueRun]:
-        ahead_s = max(self.rhythm.ahead_s, self.rhythm.claim_ahead_s)
+        """What is due, and what soon will be; should that fill the page, it must not hide what is due."""
+        runs = await self._before(max(self.rhythm.ahead_s, self.rhythm.claim_ahead_s), limit)
+        if len(runs) < limit or all(self._wait_s(run) <= 0.0 for run in runs):
+            return runs
+        due = await self._before(self.rhythm.claim_ahead_s, limit)
+        known = {run.id for run in due}
+        return due + [run for run in runs if run.id not in known]
+
+    async def _before(self, ahead_s: float, limit: int) -> list[DueRun]:
         before = self.now() + timedelta(seconds=ahead_s)
         return await self.api.due(limit=limit, before=before, queues=self.rhythm.queues)
+
+    def _gap_s(self) -> float:
+        return max(_GAP_S, min(_GAP_MAX_S, _GAP_EACH_S * self._just_started))
 
     def _is_free(self, run: DueRun, asked_at: float) -> bool:
         """No journey has it now, or had it after we asked: what we were told of it may be older than that."""

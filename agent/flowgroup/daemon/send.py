@@ -7,19 +7,16 @@ driver knows attempts by their names.
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from flowgroup import log
-from flowgroup.errors import Refused
 from flowgroup.metrics import STAGE_SECONDS
-from flowgroup.model.bundle import BundleRef, Statement
+from flowgroup.model.bundle import BundleRef
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName, slug
 from flowgroup.model.orders import BundleCode, Order, PrefectCode
 from flowgroup.model.runs import ClaimedRun, Deployment, Known, Opened, Placement, SentRun
 from flowgroup.model.spec import ClusterSpec
-
-_PRESIGNED_S = 3600.0
 
 
 class Clusters(Protocol):
@@ -38,9 +35,9 @@ class Knowledge(Protocol):
     async def of(self, run: ClaimedRun, deployment: Deployment) -> Known: ...
 
 
-class Store(Protocol):
-    async def head(self, address: str) -> int | None: ...
-    async def presign(self, address: str, method: Literal["GET", "PUT"], expires_s: float) -> str: ...
+class Shelf(Protocol):
+    async def check(self, ref: BundleRef) -> None: ...
+    async def fetch(self, ref: BundleRef) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Sender:
     attempts: Attempts
     drivers: Drivers
     knowledge: Knowledge
-    store: Store
+    shelf: Shelf
     public_keys: tuple[str, ...]
     ui_url: str | None = None
 
@@ -60,7 +57,7 @@ class Sender:
         Raises Transient when it may succeed later, and Permanent when never.
         """
         if plan.bundle is not None:
-            await self._there(plan.bundle)
+            await self.shelf.check(plan.bundle)
         with STAGE_SECONDS.labels("placed").time():
             found = await self.clusters.ready(plan.spec)
         log.get().info("run_placed", run=run.id, attempt=run.attempt, cluster=found.name)
@@ -74,17 +71,6 @@ class Sender:
             self.drivers.send(found.name, self._order(run, plan, opened, known, code))
         log.get().info("run_sent", run=run.id, attempt=run.attempt, cluster=found.name)
         return SentRun(id=run.id, attempt=run.attempt, cluster=found.name, lease=run.lease)
-
-    async def _there(self, ref: BundleRef) -> None:
-        size = await self.store.head(ref.address)
-        if size is None:
-            raise Refused(f"the bundle {ref.address} is not there: was it deleted? Deploy the flow again.")
-        expected = Statement.model_validate_json(ref.statement).size
-        if size != expected:
-            raise Refused(
-                f"the bundle {ref.address} has {size} bytes, and its statement says {expected}: the upload was cut off, "
-                "or somebody changed it. Deploy the flow again."
-            )
 
     def _order(
         self, run: ClaimedRun, plan: Placement, opened: Opened, known: Known, code: BundleCode | PrefectCode
@@ -112,7 +98,7 @@ class Sender:
         if ref is None:
             return PrefectCode()
         return BundleCode(
-            fetch=await self.store.presign(ref.address, "GET", _PRESIGNED_S),
+            fetch=await self.shelf.fetch(ref),
             ref=ref,
             public_keys=self.public_keys,
             deployment=f"{deployment.flow_name}/{deployment.name}",

@@ -90,9 +90,13 @@ class Prefect(Remembered):
 
     # Runs
 
-    async def due(self, *, limit: int, before: datetime, queues: Sequence[str] = ()) -> list[DueRun]:
+    async def due(
+        self, *, limit: int, before: datetime, after: datetime | None = None, queues: Sequence[str] = ()
+    ) -> list[DueRun]:
         """Runs scheduled before a moment, as the API orders them: by the queue's priority, then by time."""
         body: dict[str, Any] = {"scheduled_before": before.isoformat(), "limit": min(limit, PAGE)}
+        if after:
+            body["scheduled_after"] = after.isoformat()
         if queues:
             body["work_queue_names"] = list(queues)
         route = "/work_pools/{name}/get_scheduled_flow_runs"

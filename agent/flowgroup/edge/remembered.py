@@ -1,7 +1,13 @@
 """
 What the daemon asks Prefect's API for again and again, and remembers: the pool, deployments, flows, queues.
+
+Deployments and the pool are remembered for seconds. While the event stream tells of their changes it is minutes, except
+for what was read shortly after a change: the server tells of it before it has committed it.
 """
 
+import asyncio
+import math
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -12,8 +18,9 @@ from flowgroup.edge.wire import Wire
 from flowgroup.model.ids import DeploymentId, FlowId
 from flowgroup.model.runs import Deployment
 
-_DEPLOYMENT_TTL_S = 5.0
-_POOL_TTL_S = 5.0
+_UNTOLD_TTL_S = 5.0
+_TOLD_TTL_S = 300.0
+_SETTLED_AFTER_S = 30.0
 _FLOW_TTL_S = 3600.0
 _QUEUE_TTL_S = 300.0
 _STORAGE_TTL_S = 60.0
@@ -26,14 +33,16 @@ class Remembered:
         self._wire = wire
         self.pool = pool
         self._pool_path = f"/work_pools/{quote(pool, safe='')}"
+        self._is_told_of_changes: Callable[[], bool] = lambda: False
+        self._changed_at = -math.inf
         self._flows = Cached(self._read_flow, ttl_s=_FLOW_TTL_S)
         self._queues = Cached(self._read_queue_name, ttl_s=_QUEUE_TTL_S)
         self._storage = Cached(self._read_storage, ttl_s=_STORAGE_TTL_S)
-        self._deployments = Cached(self._read_deployment, ttl_s=_DEPLOYMENT_TTL_S)
-        self._pools = Cached(self._read_pool, ttl_s=_POOL_TTL_S)
+        self._deployments = Cached(self._read_deployment, ttl_s=self._ttl_s)
+        self._pools = Cached(self._read_pool, ttl_s=self._ttl_s)
 
     async def template(self) -> dict[str, Any]:
-        """The pool's base job template, at most a few seconds old."""
+        """The pool's base job template."""
         return (await self.known_pool()).template
 
     async def known_pool(self) -> Pool:
@@ -49,7 +58,7 @@ class Remembered:
 
     async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment:
         """
-        A deployment, at most a few seconds old, and never older than `version` if that is another than the known one.
+        A deployment, and never older than `version` if that is another than the known one.
 
         Raises NotFound.
         """
@@ -59,13 +68,22 @@ class Remembered:
         self._deployments.drop(deployment_id)
         return await self._deployments.get(deployment_id)
 
+    def trust(self, is_told_of_changes: Callable[[], bool]) -> None:
+        """While `is_told_of_changes`, every change is followed by `forget_cached`."""
+        self._is_told_of_changes = is_told_of_changes
+
     def forget_cached(self) -> None:
-        """A deployment or the pool has changed: read them anew."""
+        """A deployment, the pool or a queue has changed, or may have: read them anew."""
+        self._changed_at = asyncio.get_running_loop().time()
         self._deployments.drop()
         self._pools.drop()
         self._queues.drop()
 
     # Inside
+
+    def _ttl_s(self, asked_at: float) -> float:
+        is_settled = asked_at >= self._changed_at + _SETTLED_AFTER_S
+        return _TOLD_TTL_S if is_settled and self._is_told_of_changes() else _UNTOLD_TTL_S
 
     async def _read_pool(self, name: str) -> Pool:
         answer = await self._wire.call("GET", self._pool_path, route="/work_pools/{name}")
