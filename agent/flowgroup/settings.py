@@ -9,7 +9,8 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -122,6 +123,9 @@ class DriverSettings(_Section):
         pattern="^(fork|spawn)$",
         description="how a run's process is made: fork (milliseconds) or spawn (seconds; the only one on macOS)",
     )
+    templates: bool = Field(
+        default=True, description="import what a flow's runs import once, and fork later runs from there (fork only)"
+    )
     keep_env: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "
@@ -213,6 +217,29 @@ def needs_new_process(changes: Mapping[str, str]) -> bool:
 def set_environment(changes: Mapping[str, str]) -> None:
     """Change this process's environment: only for a child that was forked for one run, before user code runs."""
     os.environ.update(changes)
+
+
+@contextmanager
+def environment_meanwhile(changes: Mapping[str, str], defaults: Mapping[str, str]) -> Iterator[None]:
+    """Change this process's environment for the block, `defaults` only where it has none: for a template, before it forks."""
+    changes = {**{name: value for name, value in defaults.items() if name not in os.environ}, **changes}
+    before = {name: os.environ.get(name) for name in changes}
+    set_environment(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def threads_wanted(*names: str) -> int | None:
+    """What the first of these variables that is set (`OMP_NUM_THREADS` and its like) says of a pool's size."""
+    said = next((value for name in names if (value := os.environ.get(name))), "")
+    first = said.partition(",")[0].strip()  # OpenMP takes a size for each level of nesting
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _tables(path: str | None) -> dict[str, dict[str, Any]]:

@@ -11,12 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.driver import oskit, scheduler, start_script
+from flowgroup.driver import installed, oskit, scheduler, start_script
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
 from flowgroup.driver.gate import serving
 from flowgroup.driver.line import Line
 from flowgroup.driver.spawns import Spawns, spawning
+from flowgroup.driver.templates import Templates
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status
@@ -119,6 +120,9 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 tasks=tasks,
                 changed=stand.changed,
             )
+            if settings.driver.templates and isinstance(forks, Forks) and oskit.shows_threads():
+                stand.desk.templates = templates = Templates(forks, place.folder / "templates", tasks)
+                tasks.create_task(templates.keep(), name="templates")
             stand.changed.set()
             if address:
                 tasks.create_task(_watch_scheduler(stand, stand.desk, address), name="scheduler")
@@ -145,9 +149,10 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
 
 def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
-    from flowgroup.driver import child, engine, tasks  # noqa: F401  (tasks: imported here once, not in every child)
+    from flowgroup.driver import child, engine, tasks, warming  # noqa: F401  (tasks: once, not in every child)
     from flowgroup.driver.zygote import serve
 
     oskit.die_with_parent(signal.SIGKILL)
     engine.check()
-    serve(socket.socket(fileno=fd), child.run)
+    installed.mark()
+    serve(socket.socket(fileno=fd), child.run, warming.prepare)

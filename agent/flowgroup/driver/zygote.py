@@ -4,6 +4,9 @@ The zygote: a single-threaded process that has imported everything a run needs, 
 In: fork requests on a SEQPACKET socket, each an order's bytes with two file descriptors (the child's output, the
 child's leash). Out: `{"forked": …}` and `{"exited": …}` on the same socket. It may not start a thread, open a
 connection or run an event loop: a fork copies only the thread that calls it.
+
+A request may also be for a template, with one descriptor, its own control socket: a child that gets ready by what
+`prepare` does (warming.py), and then serves there as the zygote does here.
 """
 
 import gc
@@ -15,16 +18,19 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flowgroup.driver.oskit import die_with_parent
 
 MAX_PACKET = 1024 * 1024
 Run = Callable[[bytes, int], int]
 """What a child does: the order's bytes and the leash's descriptor in, an exit status out."""
+Say = Callable[[dict[str, Any]], None]
+Prepare = Callable[[bytes, Say], Callable[[], None] | None]
+"""What a template does before it serves. Gives what each of its children does first, or None if it must not fork."""
 
 
-def serve(control: socket.socket, run: Run) -> None:
+def serve(control: socket.socket, run: Run, prepare: Prepare | None = None) -> None:
     """Fork on request until the desk closes the socket; then end, and every child with it (PR_SET_PDEATHSIG)."""
     woken, wake = socket.socketpair()
     wake.setblocking(False)
@@ -33,37 +39,40 @@ def serve(control: socket.socket, run: Run) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    _say(control, {"ready": os.getpid(), "threads": _threads()})
+    _say(control, {"ready": os.getpid(), "threads": threads()})
     while True:
         readable, _, _ = select.select([control, woken], [], [])
         if woken in readable:
             woken.recv(4096)
         _reap(control)
-        if control in readable and not _fork_one(control, (woken, wake), run):
+        if control in readable and not _fork_one(control, (woken, wake), run, prepare):
             return
 
 
-def _fork_one(control: socket.socket, mine: tuple[socket.socket, socket.socket], run: Run) -> bool:
+def _fork_one(
+    control: socket.socket, mine: tuple[socket.socket, socket.socket], run: Run, prepare: Prepare | None
+) -> bool:
     packet, fds, _, _ = socket.recv_fds(control, MAX_PACKET, 2)
     if not packet:
         return False
     request = json.loads(packet)
-    output, leash = fds
     zygote = os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
         for end in (control, *mine):
             end.close()
-        _become_child(request, zygote, output, leash, run)
-    os.close(output)
-    os.close(leash)
+        if prepare and request.get("template"):
+            _become(zygote, lambda: _template(request, fds[0], run, prepare))
+        _become(zygote, lambda: _child(request, fds, run))
+    for fd in fds:
+        os.close(fd)
     _say(control, {"forked": request["attempt"], "pid": pid})
     return True
 
 
-def _become_child(request: dict[str, Any], zygote: int, output: int, leash: int, run: Run) -> None:
-    """In the child: its own session, folder and output, default signals; never returns."""
+def _become(zygote: int, work: Callable[[], int]) -> NoReturn:
+    """In the child: a session of its own and default signals, then `work`; never returns."""
     code = 70
     try:
         os.setsid()
@@ -72,9 +81,7 @@ def _become_child(request: dict[str, Any], zygote: int, output: int, leash: int,
             os._exit(code)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        _stdio(output)
-        os.chdir(request["folder"])
-        code = run(request["order"].encode(), leash)
+        code = work()
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except BaseException:  # noqa: BLE001  a child must end as a child, whatever it was: it must never go on as a zygote
@@ -84,6 +91,28 @@ def _become_child(request: dict[str, Any], zygote: int, output: int, leash: int,
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _child(request: dict[str, Any], fds: list[int], run: Run) -> int:
+    output, leash = fds
+    _stdio(output)
+    os.chdir(request["folder"])
+    return run(request["order"].encode(), leash)
+
+
+def _template(request: dict[str, Any], fd: int, run: Run, prepare: Prepare) -> int:
+    control = socket.socket(fileno=fd)
+    os.chdir(request["folder"])
+    settle = prepare(request["order"].encode(), lambda message: _say(control, message))
+    if settle is None:
+        return 0
+
+    def settled(order: bytes, leash: int) -> int:
+        settle()
+        return run(order, leash)
+
+    serve(control, settled)
+    return 0
 
 
 def _stdio(output: int) -> None:
@@ -110,6 +139,7 @@ def _say(control: socket.socket, message: dict[str, Any]) -> None:
     control.send(json.dumps(message).encode())
 
 
-def _threads() -> int:
+def threads() -> int:
+    """How many threads this process has; 1 where that cannot be told."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.exists() else 1
