@@ -48,8 +48,7 @@ PROGRAM = textwrap.dedent(
         time.sleep(order.get("sleep", 0))
         return 0
 
-    installed.mark()
-    serve(socket.socket(fileno=int(sys.argv[1])), run, warming.prepare)
+    serve(socket.socket(fileno=int(sys.argv[1])), warming.settled(run), warming.preparing(run))
     """
 )
 PACKAGES = {
@@ -62,6 +61,7 @@ PACKAGES = {
     "piped.py": "import os\nENDS = os.pipe()\n",
     "polled.py": "import select\nPOLL = select.epoll()\n",
     "filed.py": "import tempfile\nFILE = tempfile.NamedTemporaryFile()\n",
+    "keeps.py": "import tempfile\nFOLDER = tempfile.mkdtemp()\n",
     "logged.py": "from pathlib import Path\nFILE = Path(__file__).with_suffix('.log').open('a')\n",
     "reads.py": "from pathlib import Path\nFILE = Path(__file__).open()\nVALUE = 'reads'\n",
     "raises.py": "raise RuntimeError('not today')\n",
@@ -150,12 +150,14 @@ async def nursery_in(folder: Path, pace: Pace) -> AsyncIterator[Nursery]:
         path = folder / "site" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
-    (folder / "work").mkdir()
+    for name in ("work", "near"):
+        (folder / name).mkdir()
+    (folder / "near" / "near.py").write_text("VALUE = 'on PYTHONPATH'\n")
     ours, theirs = pair()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, str(theirs.fileno()), str(folder / "site")),
         pass_fds=[theirs.fileno()],
-        env=dict(os.environ, PYTHONPATH="agent", PYTHONDONTWRITEBYTECODE="1"),
+        env=dict(os.environ, PYTHONPATH=f"agent:{folder / 'near'}", PYTHONDONTWRITEBYTECODE="1"),
     )
     theirs.close()
     ours.setblocking(False)
@@ -199,12 +201,12 @@ async def test_only_what_is_installed_is_news_and_only_that_is_imported(nursery:
     own = tmp_path / "own"
     own.mkdir()
     (own / "ours.py").write_text("VALUE = 'ours'\n")
-    said = await nursery.run(imports=["ours", "other"], path=[str(own)])
+    said = await nursery.run(imports=["ours", "near", "other"], path=[str(own)])
     assert said["news"] == ["other"]
-    await nursery.teach("ours", "nowhere", "other")
+    await nursery.teach("ours", "near", "nowhere", "other")
     await nursery.ready()
-    look = "[name in sys.modules for name in ('ours', 'nowhere', 'other')]"
-    assert (await nursery.run(look=look))["looked"] == [False, False, True]
+    look = "[name in sys.modules for name in ('ours', 'near', 'nowhere', 'other')]"
+    assert (await nursery.run(look=look))["looked"] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("nonsense", [None, "plain", {"plain": 1}, [1, ["plain"], "../plain", "a b", "", "x" * 1000]])
@@ -218,7 +220,20 @@ async def test_a_note_that_is_nonsense_makes_nothing(nursery: Nursery, nonsense:
 
 @pytest.mark.parametrize(
     "bad",
-    ["threaded", "connected", "piped", "polled", "filed", "logged", "raises", "leaves", "dies", "torch", "mixed.bad"],
+    [
+        "threaded",
+        "connected",
+        "piped",
+        "polled",
+        "filed",
+        "keeps",
+        "logged",
+        "raises",
+        "leaves",
+        "dies",
+        "torch",
+        "mixed.bad",
+    ],
 )
 async def test_a_module_that_a_fork_cannot_take_is_left_out_and_the_others_stay(nursery: Nursery, bad: str) -> None:
     await nursery.teach("plain", "mixed.good", bad, "reads", "late")

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.driver import installed, oskit, scheduler, start_script
+from flowgroup.driver import oskit, scheduler, start_script
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
 from flowgroup.driver.gate import serving
@@ -149,10 +149,11 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
 
 def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
-    from flowgroup.driver import child, engine, tasks, warming  # noqa: F401  (tasks: once, not in every child)
+    from flowgroup.driver import warming
     from flowgroup.driver.zygote import serve
 
     oskit.die_with_parent(signal.SIGKILL)
+    with warming.one_thread():  # Dask imports numpy where it is installed
+        from flowgroup.driver import child, engine, tasks  # noqa: F401  (tasks: imported here once, not in every child)
     engine.check()
-    installed.mark()
-    serve(socket.socket(fileno=fd), child.run, warming.prepare)
+    serve(socket.socket(fileno=fd), warming.settled(child.run), warming.preparing(child.run))

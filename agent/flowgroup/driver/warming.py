@@ -5,52 +5,76 @@ In: an environment and names of modules. Out: `importing`, and `unfit` with the 
 Runs in the template's process, which has one thread; nothing of a run's own code is imported here.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from flowgroup.driver import installed, making_way, pools
-from flowgroup.driver.zygote import Say, threads
+from flowgroup.driver import installed, pools
+from flowgroup.driver.making_way import OwnFirst
+from flowgroup.driver.zygote import Prepare, Run, Say, threads
 from flowgroup.settings import environment_meanwhile, set_environment
 
 _WRITABLE = os.O_WRONLY | os.O_RDWR
 _HARMLESS = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
-def prepare(wish: bytes, say: Say) -> Callable[[], None] | None:
-    """
-    Import what the wish names, in the working folder, which is the template's own.
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For imports before a fork: no library starts threads, whatever the environment says. It is as before afterwards."""
+    with environment_meanwhile(pools.ONE_THREAD, pools.NO_THREAD):
+        yield
 
-    Gives what each child does first; None if a module is not fit to be imported before a fork.
-    """
-    wanted = json.loads(wish)
-    zygotes = frozenset(sys.modules)
-    set_environment(wanted["env"])
+
+def settled(run: Run) -> Run:
+    """What a child of this process does, with what is imported here now: the pools' usual size, other numbers, then `run`."""
+    restore = pools.found()
+    installed.mark()
+
+    def settle_and_run(order: bytes, leash: int) -> int:
+        restore()
+        _shuffle()
+        return run(order, leash)
+
+    return settle_and_run
+
+
+def preparing(run: Run) -> Prepare:
+    """What makes a process a template of children that `run`."""
+
+    def prepare(wish: bytes, say: Say) -> Run | None:
+        wanted = json.loads(wish)
+        zygotes = frozenset(sys.modules)
+        set_environment(wanted["env"])
+        if not _is_warm(wanted["modules"], say):
+            return None
+        way = OwnFirst(frozenset(sys.modules) - zygotes)
+
+        def make_way_and_run(order: bytes, leash: int) -> int:
+            sys.meta_path.insert(0, way)
+            return run(order, leash)
+
+        return settled(make_way_and_run)
+
+    return prepare
+
+
+def _is_warm(names: list[str], say: Say) -> bool:
+    """Import these; False, and said why, if one of them is not fit. The working folder is the template's own."""
     temporary = Path.cwd() / "tmp"
     temporary.mkdir()
     tempfile.tempdir = None
-    with environment_meanwhile({**pools.ONE_THREAD, "TMPDIR": str(temporary)}, pools.NO_THREAD):
-        unfit = _import_all(wanted["modules"], temporary, say)
+    with one_thread(), environment_meanwhile({"TMPDIR": str(temporary)}, {}):
+        unfit = _import_all(names, temporary, say)
     tempfile.tempdir = None  # each child has a temporary folder of its own
-    if unfit:
-        say(unfit)
-        return None
-    restore = pools.found()
-    way = making_way.OwnFirst(frozenset(sys.modules) - zygotes)
-    installed.mark()
-
-    def settle() -> None:
-        restore()
-        _shuffle()
-        sys.meta_path.insert(0, way)
-
-    return settle
+    say(unfit or {"importing": ""})  # what happens from now on is no module's fault
+    return not unfit
 
 
 def _import_all(names: list[str], temporary: Path, say: Say) -> dict[str, str] | None:
@@ -61,7 +85,6 @@ def _import_all(names: list[str], temporary: Path, say: Say) -> dict[str, str] |
         say({"importing": name})
         if why := _import(name) or _trouble(before, temporary):
             return {"unfit": name, "why": why}
-    say({"importing": ""})  # what happens from now on is no module's fault
     return None
 
 

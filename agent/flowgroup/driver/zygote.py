@@ -26,8 +26,8 @@ MAX_PACKET = 1024 * 1024
 Run = Callable[[bytes, int], int]
 """What a child does: the order's bytes and the leash's descriptor in, an exit status out."""
 Say = Callable[[dict[str, Any]], None]
-Prepare = Callable[[bytes, Say], Callable[[], None] | None]
-"""What a template does before it serves. Gives what each of its children does first, or None if it must not fork."""
+Prepare = Callable[[bytes, Say], Run | None]
+"""What a template does before it serves. Gives what its children do, or None if it must not fork."""
 
 
 def serve(control: socket.socket, run: Run, prepare: Prepare | None = None) -> None:
@@ -63,7 +63,7 @@ def _fork_one(
         for end in (control, *mine):
             end.close()
         if prepare and request.get("template"):
-            _become(zygote, lambda: _template(request, fds[0], run, prepare))
+            _become(zygote, lambda: _template(request, fds[0], prepare))
         _become(zygote, lambda: _child(request, fds, run))
     for fd in fds:
         os.close(fd)
@@ -100,18 +100,12 @@ def _child(request: dict[str, Any], fds: list[int], run: Run) -> int:
     return run(request["order"].encode(), leash)
 
 
-def _template(request: dict[str, Any], fd: int, run: Run, prepare: Prepare) -> int:
+def _template(request: dict[str, Any], fd: int, prepare: Prepare) -> int:
     control = socket.socket(fileno=fd)
     os.chdir(request["folder"])
-    settle = prepare(request["order"].encode(), lambda message: _say(control, message))
-    if settle is None:
-        return 0
-
-    def settled(order: bytes, leash: int) -> int:
-        settle()
-        return run(order, leash)
-
-    serve(control, settled)
+    run = prepare(request["order"].encode(), lambda message: _say(control, message))
+    if run:
+        serve(control, run)
     return 0
 
 
