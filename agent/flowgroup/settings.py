@@ -9,7 +9,8 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -131,6 +132,9 @@ class DriverSettings(_Section):
         description="change Prefect's engine where that saves needless waits and calls; everything works without it, "
         "only slower",
     )
+    templates: bool = Field(
+        default=True, description="import what a flow's runs import once, and fork later runs from there (fork only)"
+    )
     keep_env: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "
@@ -228,6 +232,29 @@ def set_environment(changes: Mapping[str, str]) -> frozenset[str]:
     changed = frozenset(name for name, value in changes.items() if os.environ.get(name) != value)
     os.environ.update(changes)
     return changed
+
+
+@contextmanager
+def environment_meanwhile(changes: Mapping[str, str], defaults: Mapping[str, str]) -> Iterator[None]:
+    """Change this process's environment for the block, `defaults` only where it has none: for a template, before it forks."""
+    changes = {**{name: value for name, value in defaults.items() if name not in os.environ}, **changes}
+    before = {name: os.environ.get(name) for name in changes}
+    set_environment(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def threads_wanted(*names: str) -> int | None:
+    """What the first of these variables that is set (`OMP_NUM_THREADS` and its like) says of a pool's size."""
+    said = next((value for name in names if (value := os.environ.get(name))), "")
+    first = said.partition(",")[0].strip()  # OpenMP takes a size for each level of nesting
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _tables(path: str | None) -> dict[str, dict[str, Any]]:

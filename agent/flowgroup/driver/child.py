@@ -30,7 +30,7 @@ from prefect.logging.loggers import flow_run_logger
 from pydantic import ValidationError
 
 from flowgroup import bundles
-from flowgroup.driver import engine, lean, spawns
+from flowgroup.driver import engine, installed, lean, spawns
 from flowgroup.driver.brief import Brief
 from flowgroup.driver.fetch import fetch
 from flowgroup.driver.leash import Leash
@@ -64,6 +64,7 @@ def run(brief_bytes: bytes, leash_fd: int, shipper_fd: int) -> int:
     try:
         return _run(brief, leash, shipper)
     finally:
+        _say_imported(leash)
         leash.say(reported=engine.outcome_is_reported())
         _drain(shipper)
 
@@ -83,6 +84,12 @@ def _known(order: Order, shipper: Shipper) -> lean.Lean:
         flow_version=(order.flow_run or {}).get("flow_version"),
         learn=engine.learn,
     )
+
+
+def _say_imported(leash: Leash) -> None:
+    """The desk makes templates of it: what later runs will not have to import."""
+    for names in installed.news():
+        leash.say(imported=names)
 
 
 def _execute(brief: Brief, leash_fd: int, shipper_fd: int) -> None:
@@ -113,6 +120,7 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
             logger.exception("The flow's code could not be loaded")
             leash.say(cause=f"The flow's code could not be loaded: {type(exc).__name__}: {exc}. {_remedy(exc)}")
             return REFUSED
+        _say_imported(leash)
         if order.results and flow.result_storage is None:
             flow.result_storage = GroupStorage(root=order.results)
         with _tasks_on_dask(brief, shipper, flow, folder):

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +40,11 @@ class Forks(Protocol):
     async def fork(self, attempt: str, order: str, folder: Path, fds: Fds) -> int: ...
     async def ended(self, pid: int) -> int: ...
     def forget(self, pid: int) -> None: ...
+
+
+class Templates(Protocol):
+    def forks_for(self, env: Mapping[str, str]) -> Forks: ...
+    def learn(self, env: Mapping[str, str], note: Any) -> None: ...
 
 
 @dataclass
@@ -76,6 +82,7 @@ class Desk:
     tasks: asyncio.TaskGroup
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     lean: bool = True
+    templates: Templates | None = None
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
 
     def status(self) -> Status:
@@ -139,6 +146,7 @@ class Desk:
             self._keep_few(outputs)
 
     async def _supervise(self, carried: Carried, folder: Path, output: Output) -> Exit:
+        forks = self.templates.forks_for(carried.order.env) if self.templates else self.forks
         read_end, write_end = os.pipe()
         ours, theirs = socket.socketpair()
         ship_ours, ship_theirs = socket.socketpair()
@@ -148,7 +156,7 @@ class Desk:
         noting = asyncio.create_task(self._note(carried, ours), name="leash")
         collecting = asyncio.create_task(self.outbox.collect(ship_ours, bag), name="records")
         try:
-            carried.pid = await self.forks.fork(
+            carried.pid = await forks.fork(
                 carried.order.attempt,
                 self._brief(carried, folder),
                 folder,
@@ -157,10 +165,10 @@ class Desk:
             carried.started.set()
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
-            status = await self.forks.ended(carried.pid)
+            status = await forks.ended(carried.pid)
             watching.cancel()
             oskit.kill(self._left_by(carried.pid, carried.order.attempt))
-            self.forks.forget(carried.pid)
+            forks.forget(carried.pid)
             await asyncio.wait([reading, noting, collecting], timeout=_LAST_WORDS_S)
             if not await self.outbox.emptied(bag, _DELIVERY_S):
                 _log.error("records_not_delivered", run=carried.order.run_id, records=bag.waiting)
@@ -186,6 +194,8 @@ class Desk:
                     ValueError, TypeError
                 ):  # user code may write there too: nonsense is not ours to obey
                     carried.notes.update(_note(line))
+                if imported := carried.notes.pop("imported", None):
+                    self._learn(carried.order, imported)
                 if "cancelling" in carried.notes:
                     carried.answered.set()
                 self.changed.set()
@@ -193,6 +203,10 @@ class Desk:
             return
         finally:
             writer.close()
+
+    def _learn(self, order: Order, imported: Any) -> None:
+        if self.templates:
+            self.templates.learn(order.env, imported)
 
     async def _end(self, carried: Carried, grace_s: float) -> None:
         """Ask the child to end as cancelled, then signal it; after `grace_s` kill it and all that it started."""
@@ -243,7 +257,7 @@ def _note(line: bytes) -> dict[str, Any]:
     note = json.loads(line)
     if not isinstance(note, dict):
         raise TypeError("a note is an object")
-    allowed = {"phase": ("running", "refused"), "cause": str, "reported": bool, "cancelling": bool}
+    allowed = {"phase": ("running", "refused"), "cause": str, "reported": bool, "cancelling": bool, "imported": list}
     return {name: value for name, value in note.items() if _is(value, allowed.get(name, ()))}
 
 

@@ -29,12 +29,14 @@ class Fds(NamedTuple):
 
 @dataclass
 class Forks:
-    """A running zygote. `fork` gives a child's pid, `ended` its wait status."""
+    """A running zygote, or a template (`what`). `fork` gives a child's pid, `ended` its wait status."""
 
     control: socket.socket
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | None = None
+    what: str = "zygote"
     _forked: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     _ended: dict[int, asyncio.Future[int]] = field(default_factory=dict)
+    _abandoned: set[int] = field(default_factory=set)
 
     async def fork(self, attempt: str, order: str, folder: Path, fds: Fds) -> int:
         """
@@ -42,13 +44,19 @@ class Forks:
 
         Raises Permanent when the zygote is gone.
         """
+        return await self._ask({"attempt": attempt, "folder": str(folder), "order": order}, list(fds))
+
+    async def template(self, name: str, wish: str, folder: Path, *, control: int) -> int:
+        """A new template, which speaks on `control` from then on. Raises Permanent when the zygote is gone."""
+        return await self._ask({"attempt": name, "template": True, "folder": str(folder), "order": wish}, [control])
+
+    async def _ask(self, request: dict[str, str | bool], fds: list[int]) -> int:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._forked[attempt] = answer
-        packet = json.dumps({"attempt": attempt, "folder": str(folder), "order": order}).encode()
+        self._forked[str(request["attempt"])] = answer
         try:
-            socket.send_fds(self.control, [packet], list(fds))
+            socket.send_fds(self.control, [json.dumps(request).encode()], fds)
         except OSError as exc:
-            raise Permanent(f"the driver's zygote takes no more orders: {exc}") from exc
+            raise Permanent(f"the driver's {self.what} takes no more orders: {exc}") from exc
         finally:
             for fd in fds:
                 os.close(fd)
@@ -69,26 +77,44 @@ class Forks:
             self._hear(json.loads(packet))
         for waiting in [*self._forked.values(), *self._ended.values()]:
             if not waiting.done():
-                waiting.set_exception(Permanent("the driver's zygote died, and the run's process with it"))
+                waiting.set_exception(Permanent(f"the driver's {self.what} died, and the run's process with it"))
 
     def _hear(self, message: dict[str, int | str]) -> None:
         if "forked" in message:
             self._forked.pop(str(message["forked"])).set_result(int(message["pid"]))
         elif "exited" in message:
-            ended = self._ended_future(int(message["exited"]))
-            if not ended.done():
-                ended.set_result(int(message["status"]))
+            self._hear_end(int(message["exited"]), int(message["status"]))
+
+    def _hear_end(self, pid: int, status: int) -> None:
+        if pid in self._abandoned:
+            self._abandoned.discard(pid)
+            return
+        ended = self._ended_future(pid)
+        if not ended.done():
+            ended.set_result(status)
 
     def forget(self, pid: int) -> None:
         self._ended.pop(pid, None)
+
+    def abandon(self, pid: int) -> None:
+        """Forget a child whose end may not have been heard yet: its number will be another's one day."""
+        ended = self._ended.pop(pid, None)
+        if ended is None or not ended.done():
+            self._abandoned.add(pid)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The desk's and the zygote's end of a control socket."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_PACKET)
+    return ends
 
 
 @contextlib.asynccontextmanager
 async def zygote(env: dict[str, str]) -> AsyncIterator[Forks]:
     """A zygote that has imported Prefect and is ready to fork; gone, with all of its children, at the end."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_PACKET)
+    ours, theirs = pair()
     with ours:
         with theirs:
             process = await asyncio.create_subprocess_exec(

@@ -19,6 +19,7 @@ from flowgroup.driver.gate import serving
 from flowgroup.driver.line import Line
 from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.spawns import Spawns, spawning
+from flowgroup.driver.templates import Templates
 from flowgroup.edge import forward
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
@@ -129,6 +130,9 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 lean=settings.driver.lean,
             )
             tasks.create_task(outbox.run(), name="outbox")
+            if settings.driver.templates and isinstance(forks, Forks) and oskit.shows_threads():
+                stand.desk.templates = templates = Templates(forks, place.folder / "templates", tasks)
+                tasks.create_task(templates.keep(), name="templates")
             stand.changed.set()
             if address:
                 tasks.create_task(_watch_scheduler(stand, stand.desk, address), name="scheduler")
@@ -155,10 +159,12 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
 
 def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
-    from flowgroup.driver import child, engine, preload
+    from flowgroup.driver import warming
     from flowgroup.driver.zygote import serve
 
     oskit.die_with_parent(signal.SIGKILL)
+    with warming.one_thread():  # Dask imports numpy where it is installed
+        from flowgroup.driver import child, engine, preload
     engine.check()
     preload.preload()
-    serve(socket.socket(fileno=fd), child.run)
+    serve(socket.socket(fileno=fd), warming.settled(child.run), warming.preparing(child.run))

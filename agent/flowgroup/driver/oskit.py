@@ -25,6 +25,11 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def shows_threads() -> bool:
+    """Whether a process can see its own threads and descriptors here, and so whether it may fork."""
+    return Path("/proc/self/task").is_dir()
+
+
 def process_table() -> dict[int, tuple[int, int]]:
     """Every process: its pid, to its parent's pid and its session's id."""
     table: dict[int, tuple[int, int]] = {}

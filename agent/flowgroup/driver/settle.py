@@ -11,9 +11,9 @@ from typing import Any
 
 import prefect.context
 from prefect.context import SettingsContext, get_settings_context
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
-_QUICK = frozenset({"PREFECT_HOME", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"})
+_QUICK = frozenset({"PREFECT_HOME", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_UI_URL"})
 
 
 def settle(env: Mapping[str, str], changed: Set[str], *, quickly: bool) -> None:
@@ -21,29 +21,36 @@ def settle(env: Mapping[str, str], changed: Set[str], *, quickly: bool) -> None:
     names = {name for name in changed if name.startswith("PREFECT_") and not name.startswith("PREFECT__")}
     if quickly and names <= _QUICK:
         _quick(env)
-    else:
+    elif names:
         prefect.context.refresh_global_settings_context()
 
 
 def _quick(env: Mapping[str, str]) -> None:
     context = get_settings_context()
     known = context.settings
-    home = Path(env["PREFECT_HOME"])
-
-    def moved(path: Any) -> Any:
-        path = Path(path)
-        return home / path.relative_to(known.home) if path.is_relative_to(known.home) else path
-
     shown = {"key": SecretStr(env["PREFECT_API_KEY"]), "auth_string": SecretStr(env["PREFECT_API_AUTH_STRING"])}
-    settings = known.model_copy(
-        update={
-            "home": home,
-            "profiles_path": moved(known.profiles_path),
-            "api": known.api.model_copy(update=shown),
-            "logging": known.logging.model_copy(update={"config_path": moved(known.logging.config_path)}),
-            "server": known.server.model_copy(update={"memo_store_path": moved(known.server.memo_store_path)}),
-        }
-    )
+    ours = {"ui_url": env.get("PREFECT_UI_URL", known.ui_url), "api": known.api.model_copy(update=shown)}
+    settings = _moved(known, str(known.home), env["PREFECT_HOME"]).model_copy(update=ours)
     prefect.context.GLOBAL_SETTINGS_CONTEXT = SettingsContext.model_construct(
         profile=context.profile, settings=settings
     )
+
+
+def _moved(model: Any, home: str, to: str) -> Any:
+    """The same settings with every path below one home below another."""
+    changes = {}
+    for name, value in model.__dict__.items():
+        moved = _value(value, home, to)
+        if moved is not value:
+            changes[name] = moved
+    return model.model_copy(update=changes) if changes else model
+
+
+def _value(value: Any, home: str, to: str) -> Any:
+    if isinstance(value, BaseModel):
+        return _moved(value, home, to)
+    if isinstance(value, Path) and value.is_relative_to(home):
+        return Path(to) / value.relative_to(home)
+    if isinstance(value, SecretStr) and home in value.get_secret_value():  # the address of a database file
+        return SecretStr(value.get_secret_value().replace(home, to))
+    return value
