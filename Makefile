@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo dev test check format bench lock clean
+.PHONY: setup demo dev test test-stock check format bench lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -35,6 +35,11 @@ bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl
 
 test: setup  ## all tests
 	@$(BIN)/python -m pytest
+
+STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_dask.py tests/real/test_both_runners.py tests/real/test_prefect_deployments.py
+
+test-stock: setup  ## tests on the whole stack again, without our changes to Prefect's engine
+	@FLOWGROUP_DRIVER_LEAN=false $(BIN)/python -m pytest $(STOCK)
 
 check: setup  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet agent tests

@@ -52,6 +52,27 @@ def test_a_suspended_run_gives_its_process_up_and_comes_back(whole: Stack, plain
     whole.wait_log(run, "went on in another process")
 
 
+def test_a_run_that_is_suspended_from_outside_stops_at_its_next_step(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="walks", with_={"steps": 300})
+    whole.wait_log(run, "task 2 is in process")
+    details = {"pause_timeout": "2100-01-01T00:00:00Z", "pause_reschedule": True}
+    state = {"type": "PAUSED", "name": "Suspended", "state_details": details}
+    assert whole.api.post(f"/flow_runs/{run}/set_state", json={"state": state}).json()["status"] == "ACCEPT"
+    wait_for(lambda: [e for e in whole.events("run_ended") if e["run"] == run], "the suspended attempt ends")
+    assert whole.run(run)["state_name"] == "Suspended"
+    assert not [entry for entry in whole.logs(run) if "task 299 " in entry["message"]]
+
+
+def test_a_run_beats_for_those_who_watch_for_zombies(whole: Stack, plain: str) -> None:
+    run = whole.start(plain, what="walks", with_={"steps": 1})
+    whole.wait(run)
+    name, resource = {"name": ["prefect.flow-run.heartbeat"]}, {"id": [f"prefect.flow-run.{run}"]}
+    body = {"filter": {"event": name, "resource": resource}}
+    [beat] = wait_for(lambda: whole.api.post("/events/filter", json=body).json()["events"], "a heartbeat")
+    roles = {related["prefect.resource.role"] for related in beat["related"]}
+    assert roles >= {"flow", "deployment", "work-queue", "work-pool"}
+
+
 def test_a_sub_flow_run_by_deployment_runs_and_is_waited_for(whole: Stack, plain: str) -> None:
     run = whole.start(plain, what="deploys", with_={"deployment": "lab/plain"})
     assert whole.wait(run)["state_name"] == "Completed"

@@ -222,6 +222,13 @@ def pauses() -> str:
     return "went on"
 
 
+def walks(steps: int) -> str:
+    for number in range(steps):
+        where(number)
+        time.sleep(0.2)
+    return "was not stopped"
+
+
 def suspends() -> str:
     suspend_flow_run(timeout=60)
     return "went on in another process"
