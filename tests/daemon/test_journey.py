@@ -292,6 +292,7 @@ async def test_a_run_of_a_former_daemon_is_carried_on_even_if_all_slots_are_held
         ("SCHEDULED", {"name": "AwaitingRetry"}, Crashed("x"), None),
         ("PAUSED", {"pause_reschedule": True}, Crashed("x"), None),
         ("PAUSED", {"pause_reschedule": False}, Crashed("x"), "CRASHED"),
+        ("PAUSED", {"name": "Suspended"}, Crashed("x"), None),
     ],
 )
 async def test_the_truth_is_told_and_only_where_it_is_missing(

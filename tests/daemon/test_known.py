@@ -73,6 +73,16 @@ async def test_what_cannot_be_had_is_left_out(pattern: str, lacks: tuple[str, ..
         assert known.is_default_result_storage_known == ("default_result_storage" not in lacks)
 
 
+async def test_a_run_with_large_parameters_is_left_to_be_asked_for() -> None:
+    world = World()
+    world.fake.add_run(world.fake.add_deployment(), parameters={"x": "y" * 2_000_000})
+    async with line(world) as at:
+        run, deployment = await claimed(world, at.api)
+        known = await Knowledge(at.api).of(run, deployment)
+        assert known.flow_run is None
+        assert known.related is not None
+
+
 async def test_a_claim_whose_answer_was_lost_leaves_the_run_out() -> None:
     world = World()
     world.fake.add_run(world.fake.add_deployment())

@@ -34,6 +34,7 @@ class Setting:
     started: list[tuple[float, str]] = field(default_factory=list)
     takes_s: float = 0.0
     pause_s: float = 0.0
+    is_streamed: bool = True
 
     async def carry(self, due: DueRun) -> float:
         with self.slots.hold(due.id) as held:
@@ -55,6 +56,7 @@ async def polling(*, slots: int = 10, rhythm: Rhythm | None = None) -> AsyncIter
     async with prefect(settings, "pool", transport=httpx.ASGITransport(fake)) as api:
         await api.ensure_pool()
         poll = Poll(api, at.carry, at.slots, wake, rhythm or Rhythm(2.0, 10.0, 2.0), now=lambda: fake.now())
+        poll.is_streamed = lambda: at.is_streamed
         task = asyncio.create_task(poll.run())
         try:
             yield at
@@ -68,6 +70,13 @@ async def test_it_asks_about_every_two_seconds_with_jitter() -> None:
     async with polling() as at:
         await asyncio.sleep(100)
         assert 40 <= at.fake.count("get_scheduled") <= 62
+
+
+async def test_without_the_event_stream_it_asks_twice_as_often() -> None:
+    async with polling() as at:
+        at.is_streamed = False
+        await asyncio.sleep(100)
+        assert 80 <= at.fake.count("get_scheduled") <= 124
 
 
 async def test_a_ring_makes_it_ask_at_once_but_not_without_end() -> None:

@@ -274,7 +274,21 @@ async def test_a_line_arrives_in_the_runs_log(server: Server) -> None:
     assert (line["message"], line["level"]) == ("given back: no room", 30)
 
 
-async def test_the_event_stream_tells_of_new_and_cancelled_runs_at_once(server: Server) -> None:
+async def test_who_is_to_stop_is_found_among_those_under_way(server: Server) -> None:
+    deployment = await server.deployment()
+    cancelling, suspended, paused, running, elsewhere = [await server.run(deployment) for _ in range(5)]
+    for run in (cancelling, suspended, paused, running, elsewhere):
+        await server.claimed(run)
+        await server.put(run, "RUNNING")
+    await server.put(cancelling, "CANCELLING")
+    await server.put(elsewhere, "CANCELLING")
+    await server.put(suspended, "PAUSED", "Suspended", pause_reschedule=True)
+    await server.put(paused, "PAUSED", "Paused")
+    found = await again(lambda: server.api.to_stop([cancelling, suspended, paused, running]))
+    assert {run.id: run.state.is_suspended for run in found} == {cancelling: False, suspended: True}
+
+
+async def test_the_event_stream_tells_of_new_and_cancelled_and_suspended_runs_at_once(server: Server) -> None:
     pool = await again(server.api.ensure_pool)
     got: asyncio.Queue[Notice] = asyncio.Queue()
 
@@ -292,6 +306,12 @@ async def test_the_event_stream_tells_of_new_and_cancelled_runs_at_once(server: 
             await server.claimed(run)
             await server.put(run, "CANCELLING")
             while await got.get() != Notice("cancelling", run):
+                pass
+            other = await server.run(await server.deployment())
+            await server.claimed(other)
+            assert await server.put(other, "RUNNING") == "ACCEPT"
+            assert await server.put(other, "PAUSED", "Suspended", pause_reschedule=True) == "ACCEPT"
+            while await got.get() != Notice("suspended", other):
                 pass
             await server.call("PATCH", f"/work_pools/{server.api.pool}", {"description": "new"})
             while await got.get() != Notice("changed"):

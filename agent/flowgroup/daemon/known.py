@@ -5,6 +5,7 @@ In: a claimed run and its deployment. Out: Known. What cannot be had in time is 
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,7 @@ from flowgroup.model.runs import ClaimedRun, Deployment, DueRun, Known
 
 T = TypeVar("T")
 _TIMEOUT_S = 1.0
+_LARGEST_RUN_CHARS = 1024 * 1024  # parameters may be large, and an order is one line
 
 
 class Api(Protocol):
@@ -43,8 +45,8 @@ class Knowledge:
 
 
 def flow_run_of(run: ClaimedRun, pool: Pool, queue: str | None) -> dict[str, Any] | None:
-    """The run as `GET /flow_runs/{id}` would answer it now. None if the API has not told us all of it."""
-    if not run.due.told or not run.told:
+    """The run as `GET /flow_runs/{id}` would answer it now. None if the API has not told us all of it, or it is large."""
+    if not run.due.told or not run.told or len(json.dumps(run.due.told)) > _LARGEST_RUN_CHARS:
         return None
     return {
         **run.due.told,

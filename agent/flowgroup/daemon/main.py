@@ -129,6 +129,9 @@ class _Parts:
     journeys: Journeys
     events: Events | None
 
+    def is_streamed(self) -> bool:
+        return self.events is not None and self.events.is_connected
+
 
 def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path) -> _Parts:
     daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
@@ -159,9 +162,9 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         cluster_timeout_s=daemon.cluster_timeout_s,
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
-    if events is not None:
-        api.trust(lambda: events.is_connected)
-    return _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events)
+    parts = _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events)
+    api.trust(parts.is_streamed)
+    return parts
 
 
 _Loops = dict[str, Coroutine[Any, Any, None]]
@@ -178,6 +181,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         rhythm,
         moved=health.loop("poll", limit_s=_STUCK_S + daemon.poll_interval_s),
         first_done=health.ready,
+        is_streamed=parts.is_streamed,
     )
     reconcile = Reconcile(
         api,
@@ -206,7 +210,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         "cancel": look_for_cancelling(
             api,
             parts.cancels,
-            lambda: events is not None and events.is_connected,
+            parts.is_streamed,
             health.loop("cancel", limit_s=_STUCK_S),
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),

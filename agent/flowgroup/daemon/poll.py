@@ -2,8 +2,8 @@
 Ask what is due, and start a journey for each. The only loop that starts runs.
 
 It asks every few seconds, at once when the event stream rings, and at the moment when a run that was seen ahead may be
-claimed. It never starts a run from memory: an older answer may name runs that have ended meanwhile, and Prefect lets a
-failed run be claimed again.
+claimed; more often while there is no stream. It never starts a run from memory: an older answer may name runs that have
+ended meanwhile, and Prefect lets a failed run be claimed again.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ _GAP_S = 0.1  # between two questions, however often the bell rings
 _GAP_EACH_S, _GAP_MAX_S = 0.05, 0.5  # each run that was just started gives the API something to do: ask less often then
 _FULL_INTERVAL_S = 30.0  # asking is also what makes Prefect show deployments as ready
 _JITTER = 0.2
+_WITHOUT_STREAM = 0.5  # of the interval
 
 
 class Api(Protocol):
@@ -56,6 +57,7 @@ class Poll:
     rhythm: Rhythm
     moved: Callable[[], None] = lambda: None
     first_done: Callable[[], None] = lambda: None
+    is_streamed: Callable[[], bool] = lambda: True
     now: Callable[[], datetime] = utc_now
     _left_until: dict[RunId, float] = field(default_factory=dict)
     _started: set[RunId] = field(default_factory=set)
@@ -136,7 +138,8 @@ class Poll:
         return (run.due_at - self.now()).total_seconds() - self.rhythm.claim_ahead_s
 
     def _interval_s(self) -> float:
-        return self.rhythm.interval_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+        share = 1.0 if self.is_streamed() else _WITHOUT_STREAM
+        return share * self.rhythm.interval_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
 
     def _succeeded(self) -> None:
         if self._failures:

@@ -149,7 +149,7 @@ async def connected(
         client = httpx.AsyncClient(
             headers=headers_for(settings),
             timeout=settings.api_request_timeout,
-            verify=tls_for(settings),
+            verify=tls_for(settings) if settings.api_url.startswith("https") else False,
             limits=httpx.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S),
             transport=transport,
         )

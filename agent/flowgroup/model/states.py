@@ -82,4 +82,4 @@ def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
 def _left_behind(seen: SeenRun) -> bool:
     if seen.state.type == "SCHEDULED":
         return not seen.waits_in_process
-    return seen.state.type == "PAUSED" and seen.state.reschedules
+    return seen.state.is_suspended or (seen.state.type == "PAUSED" and seen.state.reschedules)
