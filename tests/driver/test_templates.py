@@ -147,7 +147,7 @@ def is_alive(pid: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def nursery_in(folder: Path, pace: Pace) -> AsyncIterator[Nursery]:
+async def nursery_in(folder: Path, pace: Pace, env: Mapping[str, str] | None = None) -> AsyncIterator[Nursery]:
     for name, code in PACKAGES.items():
         path = folder / "site" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ async def nursery_in(folder: Path, pace: Pace) -> AsyncIterator[Nursery]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, str(theirs.fileno()), str(folder / "site")),
         pass_fds=[theirs.fileno()],
-        env=dict(os.environ, PYTHONPATH=f"agent:{folder / 'near'}", PYTHONDONTWRITEBYTECODE="1"),
+        env=dict({**os.environ, **(env or {})}, PYTHONPATH=f"agent:{folder / 'near'}", PYTHONDONTWRITEBYTECODE="1"),
     )
     theirs.close()
     ours.setblocking(False)
@@ -242,6 +242,18 @@ async def test_a_module_that_a_fork_cannot_take_is_left_out_and_the_others_stay(
     await nursery.ready()
     look = f"[name in sys.modules for name in ('plain', 'mixed.good', {bad!r}, 'reads', 'late')]"
     assert (await nursery.run(look=look))["looked"] == [True, True, False, True, True]
+
+
+async def test_a_package_is_unfit_by_what_it_imports_itself_not_by_what_is_named_first(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    (tmp_path / "site" / "mixed" / "__init__.py").write_text("from mixed import good\nimport threaded\n")
+    said = await nursery.run(imports=["mixed", "other"])
+    assert said["news"] == ["mixed.good", "threaded", "mixed", "other"]
+    await nursery.teach(*(name for name in said["news"] if name != "threaded"))
+    await nursery.ready()
+    assert nursery.templates._left_out._names == {"mixed"}
+    assert (await nursery.run(look="[name in sys.modules for name in ('mixed', 'other')]"))["looked"] == [False, True]
 
 
 async def test_a_package_with_many_unfit_modules_is_left_out_as_a_whole(nursery: Nursery, tmp_path: Path) -> None:
@@ -369,6 +381,20 @@ async def test_the_pools_of_numpy_have_their_usual_size_and_numbers_differ(nurse
     assert first["looked"][0] == second["looked"][0] == third["looked"][0]
     assert second["looked"][1] != third["looked"][1]
     assert second["looked"][2] != third["looked"][2]
+
+
+async def test_a_pool_that_the_environment_gives_a_size_has_it_in_children_only(tmp_path: Path) -> None:
+    env = {"OPENBLAS_NUM_THREADS": "3", "OMP_NUM_THREADS": "5,2"}
+    async with nursery_in(tmp_path, Pace(rebuild_s=0.1), env) as nursery:
+        await nursery.teach("numpy")
+        await nursery.ready()
+        look = (
+            "[[p.num_threads for p in __import__('threadpoolctl').ThreadpoolController().lib_controllers],"
+            " os.environ['OPENBLAS_NUM_THREADS'], os.environ['OMP_NUM_THREADS']]"
+        )
+        said = await nursery.run(imports=["numpy"], look=look)
+        assert said["found"]["numpy"][0]
+        assert said["looked"] == [[3], "3", "5,2"]
 
 
 async def test_nothing_is_left_of_templates_at_the_end(tmp_path: Path) -> None:

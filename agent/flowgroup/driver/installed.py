@@ -29,7 +29,9 @@ def mark() -> None:
 
 def news() -> Iterator[list[str]]:
     """
-    In a child: names of installed modules that it imported since the fork or the last call, oldest first, some at a time.
+    In a child: names of installed modules that it imported since the fork or the last call, some at a time.
+
+    They come in the order in which their imports ended: what a module needs is named before it.
 
     Nothing in a process that was not forked.
     """

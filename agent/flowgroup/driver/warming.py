@@ -80,13 +80,19 @@ def _is_warm(names: list[str], say: Say) -> bool:
 
 def _import_all(names: list[str], temporary: Path, say: Say) -> dict[str, str] | None:
     before = _descriptors()
-    for name in names:
+    for name in _with_packages(names):
         if name in sys.modules or not _is_installed(name.partition(".")[0]):
             continue
         say({"importing": name})
         if why := _import(name) or _trouble(before, temporary):
             return {"unfit": name, "why": why}
     return None
+
+
+def _with_packages(names: list[str]) -> dict[str, None]:
+    """Each package before what is in it: an import takes it along anyway, and so it is known which of the two is unfit."""
+    split = [name.split(".") for name in names]
+    return dict.fromkeys(".".join(parts[:count]) for parts in split for count in range(1, len(parts) + 1))
 
 
 def _import(name: str) -> str | None:
