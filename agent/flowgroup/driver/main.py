@@ -21,7 +21,7 @@ from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.settings import Settings, environment_for_user_code
+from flowgroup.settings import Settings, environment_for_user_code, set_environment
 
 _log = log.get()
 
@@ -145,6 +145,7 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
 
 def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
+    set_environment({"OPENBLAS_NUM_THREADS": "1"})  # distributed imports numpy, whose threads could not be forked
     from flowgroup.driver import child, engine, tasks  # noqa: F401  (tasks: imported here once, not in every child)
     from flowgroup.driver.zygote import serve
 
