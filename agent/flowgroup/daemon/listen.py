@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from flowgroup import log
 from flowgroup.daemon.wake import Wake
 from flowgroup.edge.events import Notice
 from flowgroup.model.ids import RunId
@@ -19,6 +20,7 @@ class Cancels(Protocol):
 async def listen(events: Events, poll: Wake, cancels: Cancels, changed: Callable[[], None]) -> None:
     """Without end."""
     async for notice in events.notices():
+        log.get().debug("event_heard", kind=notice.kind, run=notice.run)
         if notice.kind == "cancelling":
             if notice.run:
                 cancels.ask(notice.run)

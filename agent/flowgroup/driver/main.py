@@ -21,7 +21,13 @@ from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.settings import Settings, environment_for_user_code, set_environment
+from flowgroup.settings import (
+    Settings,
+    environment_for_user_code,
+    environment_for_zygote,
+    profile_folder,
+    set_environment,
+)
 
 _log = log.get()
 
@@ -100,6 +106,7 @@ async def run(settings: Settings, place: Place) -> None:
 async def _work(settings: Settings, place: Place, stand: Stand) -> None:
     """Get ready, then carry out orders. What keeps it from ever being ready is told to the daemon, and it waits to be ended."""
     env = {**environment_for_user_code(), **place.spec.env, "PREFECT_HOME": str(place.folder / "prefect")}
+    env |= environment_for_zygote(settings.driver)
     try:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
@@ -147,8 +154,9 @@ def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
     set_environment({"OPENBLAS_NUM_THREADS": "1"})  # distributed imports numpy, whose threads could not be forked
     from flowgroup.driver import child, engine, tasks  # noqa: F401  (tasks: imported here once, not in every child)
+    from flowgroup.driver.sampler import sampled
     from flowgroup.driver.zygote import serve
 
     oskit.die_with_parent(signal.SIGKILL)
     engine.check()
-    serve(socket.socket(fileno=fd), child.run)
+    serve(socket.socket(fileno=fd), sampled(child.run, profile_folder()))

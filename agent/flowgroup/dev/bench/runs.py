@@ -16,8 +16,9 @@ _LOOK_S = 0.1
 _LOOK_AT_MANY_S = 0.5
 _FEW = 4
 _UNHAPPY_EVERY = 10  # looks: each costs the server something
-_IN_PARALLEL = 10
-T = TypeVar("T")
+_MAKERS = 3  # more only get in each other's way: on SQLite the server refuses to make runs while it writes
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 _UNHAPPY = ("FAILED", "CRASHED", "CANCELLED")
 
 
@@ -36,10 +37,14 @@ def start(api: httpx.Client, deployment: str, due_at: float | None = None, **par
     return str(post(api, f"/deployments/{deployment}/create_flow_run", body)["id"])
 
 
-def in_parallel(do: Callable[[int], T], count: int) -> list[T]:
-    """Do it `count` times, some at a time, as a busy author's script would."""
-    with ThreadPoolExecutor(_IN_PARALLEL) as pool:
-        return list(pool.map(do, range(count)))
+def make(api: httpx.Client, deployment: str, number: int, **parameters: Any) -> list[str]:
+    """Many runs, as fast as the server takes them."""
+    return in_parallel(lambda _: start(api, deployment, **parameters), range(number), width=_MAKERS)
+
+
+def in_parallel(do: Callable[[Given], Made], of: Iterable[Given], *, width: int) -> list[Made]:
+    with ThreadPoolExecutor(width) as pool:
+        return list(pool.map(do, of))
 
 
 def wait(api: httpx.Client, runs: list[str], timeout_s: float = RUN_TIMEOUT_S) -> None:
@@ -49,6 +54,10 @@ def wait(api: httpx.Client, runs: list[str], timeout_s: float = RUN_TIMEOUT_S) -
 
 def wait_running(api: httpx.Client, runs: list[str], timeout_s: float = RUN_TIMEOUT_S) -> None:
     _until(api, runs, ("RUNNING", "COMPLETED"), timeout_s)
+
+
+def cancel(api: httpx.Client, run: str) -> None:
+    post(api, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
 
 
 def count(api: httpx.Client, runs: Iterable[str], types: Iterable[str]) -> int:

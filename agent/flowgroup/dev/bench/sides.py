@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +105,7 @@ class Side:
 
 def ours(bench: Bench, size: Size) -> Side:
     """The daemon as `flowgroup start` has it; flows deployed as bundles, without Dask but for `maps`."""
-    service.start_daemon(bench.mind, bench.url, pool=OURS, log=bench.mind.folder / "daemon.log")
+    daemon = service.start_daemon(bench.mind, bench.url, pool=OURS, log=bench.mind.folder / "daemon.log")
     shared = [(name, f"flows.py:{name}", 0, None) for name in _SHARED_FLOWS]
     own = [
         ("chatty", "flows.py:chatty", 0, None),
@@ -114,7 +114,18 @@ def ours(bench: Bench, size: Size) -> Side:
     ]
     cold = [(f"cold-{number}", "flows.py:empty", 0, f"true {number}") for number in range(_COLD)]
     found = deployed(bench, OURS, [*shared, *own, *cold])
-    return Side(OURS, size, found, nullcontext(), folder=bench.mind.folder / OURS)  # deploying needs its pool: it is up
+    folder = bench.mind.folder / OURS
+    return Side(OURS, size, found, _ended(running(daemon.pid), folder), folder=folder)
+
+
+@contextmanager
+def _ended(daemon: Running, folder: Path) -> Iterator[None]:
+    """The daemon is up already, for deploying needs its pool; after the block it and its clusters are in nobody's way."""
+    try:
+        yield
+    finally:
+        end_now([daemon], grace_s=_GRACE_S)
+        end_pool(folder)
 
 
 def deployed(bench: Bench, pool: str, asked: list[tuple[str, str, int, str | None]]) -> dict[str, str]:
@@ -130,11 +141,8 @@ def other_daemon(bench: Bench, pool: str, env: Mapping[str, str]) -> Iterator[No
     """Another daemon on a pool of its own, with this added to its environment."""
     log = bench.mind.folder / f"daemon-{pool}.log"
     process = service.start_daemon(bench.mind, bench.url, pool=pool, log=log, env=env)
-    try:
+    with _ended(running(process.pid), bench.mind.folder / pool):
         yield
-    finally:
-        end_now([running(process.pid)], grace_s=_GRACE_S)
-        end_pool(bench.mind.folder / pool)
 
 
 def process_worker(bench: Bench, name: str, size: Size, env: Mapping[str, str]) -> Side:

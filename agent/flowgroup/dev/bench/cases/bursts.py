@@ -11,6 +11,7 @@ _QUIET_S = 2.0
 _STATES = ("PENDING", "RUNNING", "COMPLETED")
 _BURST_TIMEOUT_S = 240.0
 _FLOOR = "floor"
+_WALKERS = 10
 
 
 def burst(bench: Bench, side: Side) -> Iterator[Figure]:
@@ -18,7 +19,7 @@ def burst(bench: Bench, side: Side) -> Iterator[Figure]:
     count = side.size.burst
     runs.wait(bench.api, [runs.start(bench.api, side.deployments["empty"])])
     before = bench.log_size()
-    asked = runs.in_parallel(lambda _: runs.start(bench.api, side.deployments["empty"]), count)
+    asked = runs.make(bench.api, side.deployments["empty"], count)
     runs.wait(bench.api, asked, _BURST_TIMEOUT_S)
     time.sleep(_QUIET_S)  # what is said about a run after its end
     calls = access.routes(bench.logged(before))
@@ -41,12 +42,11 @@ def _floor(bench: Bench, count: int) -> float:
     made = {"name": _FLOOR, "flow_id": flow, "work_pool_name": pool}
     deployment = runs.post(bench.api, "/deployments/", made)["id"]
 
-    def walk(_: int) -> None:
-        run = runs.start(bench.api, deployment)
+    def walk(run: str) -> None:
         for state in _STATES:
             said = {"type": state, "name": state.capitalize()}
             runs.post(bench.api, f"/flow_runs/{run}/set_state", {"state": said})
 
     began = time.monotonic()
-    runs.in_parallel(walk, count)
+    runs.in_parallel(walk, runs.make(bench.api, deployment, count), width=_WALKERS)
     return time.monotonic() - began

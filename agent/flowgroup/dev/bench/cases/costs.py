@@ -47,10 +47,9 @@ def idle(bench: Bench, side: Side) -> Iterator[Figure]:
     yield Figure("idle relay: RSS", "MiB", [proc.usage(relay).rss_bytes / _MIB], (at_most(80),))
 
 
-def cluster(side: Side, flow: str) -> dict[str, int]:
-    """The processes of a flow's cluster: their pids by role."""
-    assert side.folder is not None
-    found = sorted(side.folder.glob(f"clusters/{flow}-*/cluster.json"))
+def cluster_at(pool: Path, flow: str) -> dict[str, int]:
+    """The processes of a flow's cluster below a pool's folder: their pids by role."""
+    found = sorted(pool.glob(f"clusters/{flow}-*/cluster.json"))
     if not found:
         raise Permanent(f"there is no cluster of {flow}")
     processes = json.loads(found[0].read_text())["processes"]
@@ -65,7 +64,7 @@ def _add(bench: Bench, side: Side, under_way: list[str], count: int, end: Path) 
 
 def _carriers(side: Side, flow: str) -> set[int]:
     if side.folder:
-        return proc.tree(cluster(side, flow)["driver"])
+        return proc.tree(cluster_at(side.folder, flow)["driver"])
     assert side.worker
     return proc.tree(side.worker[0].pid)
 

@@ -44,8 +44,8 @@ def chatter(bench: Bench, side: Side) -> Iterator[Figure]:
     line has been waiting, give or take the time between two lines.
     """
     seconds = side.size.spoken_s
-    start = {"lines_per_s": _LINES_PER_S, "seconds": seconds}
-    asked = runs.in_parallel(lambda _: runs.start(bench.api, side.deployments["chatty"], **start), _CHATTERERS)
+    say = {"lines_per_s": _LINES_PER_S, "seconds": seconds}
+    asked = runs.make(bench.api, side.deployments["chatty"], _CHATTERERS, **say)
     runs.wait_running(bench.api, asked)
     ages = _ages(bench, asked, seconds)
     runs.wait(bench.api, asked)
