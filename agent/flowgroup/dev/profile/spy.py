@@ -13,7 +13,7 @@ from flowgroup.dev import proc
 
 _RATE = 250
 _LONGEST_S = 600
-_FRAME = re.compile(r"(.*) \(([^()]*?)(?:\.py)?(?::\d+)?\)")
+_FRAME = re.compile(r"(.*) \(([^()0-9][^()]*?)(?:\.py)?(?::\d+)?\)")
 _STOP_TIMEOUT_S = 60.0
 
 
