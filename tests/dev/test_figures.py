@@ -4,14 +4,12 @@ import json
 
 import pytest
 
-from flowgroup.dev.bench.figures import Figure, Row, Target, at_least, at_most, judged, row
+from flowgroup.dev.bench.figures import OURS, THEIRS, Figure, Row, Target, at_least, at_most, judged, row
 from flowgroup.dev.bench.table import table
-
-OURS, THEIRS = "flowgroup", "process worker"
 
 
 def both(mine: Figure, theirs: Figure | None = None) -> list[Row]:
-    return judged([row(OURS, "case", mine), *([row(THEIRS, "case", theirs)] if theirs else [])], OURS)
+    return judged([row(OURS, "case", mine), *([row(THEIRS, "case", theirs)] if theirs else [])])
 
 
 @pytest.mark.parametrize(
@@ -54,6 +52,12 @@ def test_a_ratio_to_a_side_that_was_not_measured_is_open_but_what_is_missed_alre
     assert both(Figure("one", "s", [2.0], (at_most(1), ratio)))[0]["met"] is False
 
 
+def test_another_side_is_no_stand_in_for_the_process_worker() -> None:
+    figure = Figure("one", "s", [0.1], (at_least(30, "ratio"),))
+    ours, _ = judged([row(OURS, "x", figure), row(f"{THEIRS}, poll 1 s", "x", Figure("one", "s", [9.0]))])
+    assert ours["met"] is None
+
+
 def test_a_figure_without_values_is_a_trouble() -> None:
     [judgement] = both(Figure("heard", "s", [], (at_most(1),)))
     assert judgement["trouble"] == "nothing was seen"
@@ -77,7 +81,7 @@ def test_the_table_says_met_missed_and_open() -> None:
     rows += [row(THEIRS, "x", Figure("ad-hoc", "s", [6.0]))]
     rows += [row(THEIRS, "burst", None, trouble="it broke")]
     rows[0]["database_locked"] = True
-    shown = table(judged(rows, OURS))
+    shown = table(judged(rows))
     lines = {line[:6].strip(): line for line in shown.splitlines()}
     assert "0.15 s (0.20)" in lines["ad-hoc"]
     assert "40.0 x" in lines["ad-hoc"]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from flowgroup import settings
 from flowgroup.dev import flame
 from flowgroup.dev.profile import spy, stages
 from flowgroup.dev.profile.report import Picture, Profile, write
 from flowgroup.driver.sampler import sampled, sampling
+from flowgroup.settings import DriverSettings
 
 _STACKS = ["Main;a;b 600", "Main;a;c 300", "Main;a 100", "Other;z 5000", "nonsense"]
 
@@ -117,6 +119,18 @@ def test_without_a_folder_a_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert sampled(run, None) is run
     assert sampled(run, tmp_path)(b"ab", 3) == 5
     assert len(list(tmp_path.glob("*.stacks"))) == 1
+
+
+def test_the_folder_comes_to_the_zygote_and_without_one_nothing_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWGROUP_DRIVER_PROFILE", raising=False)
+    assert "FLOWGROUP_DRIVER_PROFILE" not in settings.environment_for_drivers(DriverSettings())
+    assert settings.environment_for_zygote(DriverSettings()) == {}
+    assert settings.profile_folder() is None
+    chosen = DriverSettings(profile=Path("/profile"))
+    assert settings.environment_for_drivers(chosen)["FLOWGROUP_DRIVER_PROFILE"] == "/profile"
+    for name, value in settings.environment_for_zygote(chosen).items():
+        monkeypatch.setenv(name, value)
+    assert settings.profile_folder() == Path("/profile")
 
 
 def _spin(seconds: float) -> None:

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup.dev.bench.cases import CASES, Case
-from flowgroup.dev.bench.figures import Row, judged
+from flowgroup.dev.bench.figures import OURS, THEIRS, Row, judged
 from flowgroup.dev.bench.measure import measured
-from flowgroup.dev.bench.sides import OURS, Bench, Side, Size, ours, process_worker
+from flowgroup.dev.bench.sides import Bench, Side, Size, ours, process_worker
 from flowgroup.dev.bench.table import table
 from flowgroup.dev.minder import minded, sweep
 from flowgroup.dev.patient import api_at
@@ -27,7 +27,7 @@ _PREFIX = "flowgroup-bench-"
 _WRITTEN = Path("bench.jsonl")
 _LIMIT_S = 720.0
 _POLL_1S = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-_OTHERS = {"process worker": {}, "process worker, poll 1 s": _POLL_1S}
+_OTHERS = {THEIRS: {}, f"{THEIRS}, poll 1 s": _POLL_1S}
 _SIZES = (
     Size(singles=20, burst=100, scheduled=20, held=2, more=5),
     Size(singles=5, burst=10, scheduled=5),
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _bench() as bench:
             _measure(bench, args.sides or [OURS, *_OTHERS], cases, few=args.few, into=rows)
     finally:
-        rows = judged(rows, OURS)
+        rows = judged(rows)
         _write(rows)
     print(f"\n{table(rows)}\n{_about(rows)}")
     return 1 if any(row["trouble"] for row in rows) else 0

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 """A line of `bench.jsonl`."""
+OURS, THEIRS = "flowgroup", "process worker"
+"""The two sides that are compared."""
 _RATES = ("/min", "/s")
 _SIGNS = {"at most": "≤", "at least": "≥"}
 
@@ -71,28 +73,27 @@ def row(side: str, case: str, figure: Figure | None, *, trouble: str | None = No
     }
 
 
-def judged(rows: list[Row], ours: str) -> list[Row]:
+def judged(rows: list[Row]) -> list[Row]:
     """
-    The same lines with `target` and `met`; a target that another side has to be measured for is open without it: None.
+    The same lines with `target` and `met`; a target that the other side has to be measured for is open without it: None.
 
     The other sides have nothing to reach.
     """
-    sides = list(dict.fromkeys(row["side"] for row in rows))
-    found = {(row["what"], row["side"]): row for row in rows}
-    return [_judged(row, ours, ratio(row["what"], found, sides)) for row in rows]
+    return [_judged(row, ratio(row["what"], rows)) for row in rows]
 
 
-def ratio(what: str, found: Mapping[tuple[str, str], Row], sides: list[str]) -> float | None:
-    """How many times better the first side is than the second, by their medians."""
-    mine, theirs = (found.get((what, side), {}) for side in [*sides[:2], "", ""][:2])
+def ratio(what: str, rows: list[Row]) -> float | None:
+    """How many times better we are than the process worker with its defaults, by the medians."""
+    found = {row["side"]: row for row in rows if row["what"] == what}
+    mine, theirs = found.get(OURS, {}), found.get(THEIRS, {})
     if not mine.get("median") or not theirs.get("median"):
         return None
     times = float(theirs["median"] / mine["median"])
     return 1 / times if mine["unit"] in _RATES else times
 
 
-def _judged(row: Row, ours: str, times: float | None) -> Row:
-    targets = row["targets"] if row["side"] == ours else ()
+def _judged(row: Row, times: float | None) -> Row:
+    targets = row["targets"] if row["side"] == OURS else ()
     values = {**row, "ratio": times}
     verdicts = [(target, _verdict(target, values[target.of])) for target in targets]
     known = [verdict for _, verdict in verdicts if verdict is not None]

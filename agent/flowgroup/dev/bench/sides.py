@@ -12,12 +12,12 @@ import httpx
 
 from flowgroup.dev import service
 from flowgroup.dev.bench import runs
+from flowgroup.dev.bench.figures import OURS
 from flowgroup.dev.minder import Minded, end_pool, uninterrupted
 from flowgroup.edge.processes import Running, end_now, python, running, spawn
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
-OURS = "flowgroup"
 FLOWS = Path(__file__).with_name("flows")
 _SHARED_FLOWS = ("empty", "speaks", "sleeps")
 _COLD = 4

@@ -7,14 +7,14 @@ _SHOWN_PARTS = 12
 
 
 def table(rows: list[Row]) -> str:
-    """One line per figure. The ratio is of the medians, ours to the first other side's: how many times better we are."""
+    """One line per figure. The ratio is of the medians, ours to the process worker's: how many times better we are."""
     sides = list(dict.fromkeys(row["side"] for row in rows))
     found = {(row["what"], row["side"]): row for row in rows}
     head = f"{'median (max)':{_WHAT}}" + "".join(f"{side:>{_CELL}}" for side in sides)
     lines = [f"{head}{'ratio':>{_TIMES}}  target"]
     for what in dict.fromkeys(row["what"] for row in rows if row["median"] is not None):
         cells = "".join(f"{_cell(found.get((what, side))):>{_CELL}}" for side in sides)
-        times = ratio(what, found, sides) if len(sides) > 1 else None
+        times = ratio(what, rows)
         shown = f"{times:.1f} x" if times else "-"
         lines.append(f"{what:{_WHAT}}{cells}{shown:>{_TIMES}}  {_verdict(found, what)}".rstrip())
     return "\n".join([*lines, *_parts(rows), *_troubles(rows), "", _sum(rows)])
