@@ -27,6 +27,11 @@ def test_stacks_add_up_from_the_outside_in() -> None:
     assert {name: frame.took for name, frame in a.below.items()} == {"b": 600, "c": 300}
 
 
+def test_the_frames_that_a_fork_brought_along_are_left_out() -> None:
+    whole = flame.read(["zygote;serve;run;load 7", "zygote;serve;run;call;serve 3", "loop;x 1"], above="run")
+    assert {name: frame.took for name, frame in whole.below.items()} == {"load": 7, "call": 3, "loop": 1}
+
+
 def test_a_flame_graph_is_one_svg_whose_frames_are_as_wide_as_their_share_and_say_their_time() -> None:
     drawn = flame.svg(flame.read([*_STACKS, "Main;<odd>&;x 1"], under="Main"), "a < b", per=2)
     root = ET.fromstring(drawn)

@@ -20,8 +20,12 @@ class Frame:
     below: dict[str, "Frame"] = field(default_factory=dict)
 
 
-def read(lines: Iterable[str], *, under: str = "") -> Frame:
-    """One frame of all from `a;b;c 12` lines; only those that begin with `under`, which is left out itself."""
+def read(lines: Iterable[str], *, under: str = "", above: str = "") -> Frame:
+    """
+    One frame of all from `a;b;c 12` lines; only those that begin with `under`, which is left out itself.
+
+    So are the frames down to `above`, where there is one.
+    """
     whole = Frame("all")
     for line in lines:
         stack, _, weight = line.rstrip().rpartition(" ")
@@ -29,7 +33,10 @@ def read(lines: Iterable[str], *, under: str = "") -> Frame:
             continue
         at = whole
         at.took += int(weight)
-        for name in stack.removeprefix(under).strip(";").split(";"):
+        called = stack.removeprefix(under)
+        if above:
+            called = called.rpartition(f";{above};")[2]
+        for name in called.strip(";").split(";"):
             at = at.below.setdefault(name, Frame(name))
             at.took += int(weight)
     return whole

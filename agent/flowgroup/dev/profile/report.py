@@ -12,6 +12,7 @@ from flowgroup.dev.profile import stages
 from flowgroup.dev.profile.stages import Moments
 
 _TOP = 12
+_ABOVE = "flowgroup.driver.sampler:sampled_run"  # the zygote's own frames, which a child has from its fork
 
 
 @dataclass
@@ -41,7 +42,7 @@ def write(profile: Profile, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     for picture in profile.pictures:
         if picture.lines:
-            whole = flame.read(picture.lines, under=picture.under)
+            whole = flame.read(picture.lines, under=picture.under, above=_ABOVE)
             (into / picture.file).write_text(flame.svg(whole, picture.title, per=picture.per))
     (into / "README.md").write_text(page(profile))
 
@@ -69,7 +70,7 @@ def page(profile: Profile) -> str:
 def _shown(picture: Picture) -> str:
     if not picture.lines:
         return f"### {picture.title}\n\nNot drawn this time: {picture.trouble or 'nothing was seen'}."
-    whole = flame.read(picture.lines, under=picture.under)
+    whole = flame.read(picture.lines, under=picture.under, above=_ABOVE)
     rows = [
         f"| {took / picture.per / 1000:.2f} ms | {100 * share:.0f} % | `{name}` |" for name, took, share in _own(whole)
     ]
