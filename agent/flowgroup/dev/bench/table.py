@@ -1,6 +1,6 @@
 """The table at the end: medians and maxima side by side, and what was to be reached."""
 
-from flowgroup.dev.bench.figures import Row, ratio
+from flowgroup.dev.bench.figures import OURS, Row, ratio
 
 _WHAT, _CELL, _TIMES = 40, 26, 9
 _SHOWN_PARTS = 12
@@ -8,6 +8,7 @@ _SHOWN_PARTS = 12
 
 def table(rows: list[Row]) -> str:
     """One line per figure. The ratio is of the medians, ours to the process worker's: how many times better we are."""
+    rows = sorted(rows, key=lambda row: bool(row["side"] != OURS))
     sides = list(dict.fromkeys(row["side"] for row in rows))
     found = {(row["what"], row["side"]): row for row in rows}
     head = f"{'median (max)':{_WHAT}}" + "".join(f"{side:>{_CELL}}" for side in sides)

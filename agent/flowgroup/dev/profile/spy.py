@@ -31,7 +31,7 @@ def spied(pid: int, into: Path) -> Iterator[Spied]:
     found = Spied()
     program = Path(sys.executable).with_name("py-spy")
     if not program.exists():
-        found.trouble = "py-spy is not installed here: flowgroup[profile] has it"
+        found.trouble = "py-spy is not installed here (uv pip install --python .venv/bin/python py-spy)"
         yield found
         return
     how = ("--format", "raw", "--rate", str(_RATE), "--duration", str(_LONGEST_S), "--nonblocking", "--threads")
