@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo dev test test-stock check format bench lock clean
+.PHONY: setup demo dev test test-stock check format bench profile lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -30,8 +30,11 @@ demo: setup  ## a Prefect server, the daemon, a flow on demand and on a schedule
 dev: setup  ## the same as a service that stays up
 	@$(BIN)/flowgroup dev
 
-bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl
-	@$(BIN)/python -m flowgroup.dev.bench
+bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl; some of it by CASES="ad_hoc burst"
+	@$(BIN)/python -m flowgroup.dev.bench $(CASES)
+
+profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
+	@$(BIN)/python -m flowgroup.dev.profile
 
 test: setup  ## all tests
 	@$(BIN)/python -m pytest

@@ -141,6 +141,10 @@ class DriverSettings(_Section):
         "separated by commas, in which * stands for anything",
     )
 
+    profile: Path | None = Field(
+        default=None, description="a folder in which each run leaves where its time went (make profile); it costs time"
+    )
+
     @field_validator("keep_env", mode="before")
     @classmethod
     def _separated(cls, names: object) -> object:
@@ -176,6 +180,7 @@ class Settings:
 
 # What a flow's processes must never inherit: the API's address and token, and our own settings.
 _PRIVATE = ("PREFECT_", "FLOWGROUP_")
+_PROFILE = "FLOWGROUP_DRIVER_PROFILE"
 # The daemon and the relay sign addresses in the store with these; runs get such addresses instead.
 _OF_THE_STORE = ("AWS_", "GOOGLE_", "AZURE_")
 
@@ -201,8 +206,19 @@ def environment_for_clusters(driver: DriverSettings) -> dict[str, str]:
 
 def environment_for_drivers(driver: DriverSettings) -> dict[str, str]:
     """What a driver's process gets: the same, and the driver's own settings."""
-    own = driver.model_dump(mode="json", exclude={"keep_env"})
+    own = driver.model_dump(mode="json", exclude={"keep_env"}, exclude_none=True)
     return {**environment_for_clusters(driver), **{f"FLOWGROUP_DRIVER_{name.upper()}": str(own[name]) for name in own}}
+
+
+def environment_for_zygote(driver: DriverSettings) -> dict[str, str]:
+    """What of the driver's own settings its runs' processes need."""
+    return {_PROFILE: str(driver.profile)} if driver.profile else {}
+
+
+def profile_folder() -> Path | None:
+    """In a zygote: where its children leave their profiles, if anywhere."""
+    folder = os.environ.get(_PROFILE)
+    return Path(folder) if folder else None
 
 
 _TOKENS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS")

@@ -21,7 +21,7 @@ class Cancels(Protocol):
 async def listen(events: Events, poll: Wake, cancels: Cancels, changed: Callable[[], None]) -> None:
     """Without end."""
     async for notice in events.notices():
-        log.get().debug("noticed", kind=notice.kind, run=notice.run)
+        log.get().debug("event_heard", kind=notice.kind, run=notice.run)
         if notice.run and notice.kind == "cancelling":
             cancels.ask(notice.run)
             continue

@@ -96,6 +96,7 @@ class Poll:
         start = (new + [run for run in due if run.id in tried])[: self.slots.free]
         self.wake.is_hungry = len(new) > len(start) or (len(runs) >= limit and bool(new))
         for run in start:
+            log.get().debug("run_due", run=run.id)
             journeys.create_task(self._carry(run), name=f"run {run.id}")
         self._left_until = {run: until for run, until in self._left_until.items() if until > asked_at}
         self._started = tried | {run.id for run in start}

@@ -1,10 +1,11 @@
 """The API of our own Prefect server, asked as patiently as Prefect's own client asks: SQLite is busy now and then."""
 
+import random
 import time
 
 import httpx
 
-_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2, 3.2)
 _BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 
 
@@ -15,7 +16,7 @@ class Patient(httpx.HTTPTransport):
             if answer.status_code not in _BUSY:
                 return answer
             answer.close()
-            time.sleep(pause_s)
+            time.sleep(pause_s * random.uniform(0.3, 1))  # noqa: S311  several ask at once
         return super().handle_request(request)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import sys
 import time
 from contextlib import closing
 from importlib.metadata import version
@@ -16,16 +17,23 @@ from flowgroup.settings import environment_for_user_code
 
 _START_TIMEOUT_S = 180.0
 _LOOK_S = 0.05
+# With SQLite the server stands still for a minute at times: garbage is collected while a writer waits for its lock.
+_WITHOUT_GC = """
+import gc, sys
+gc.disable()
+from uvicorn.main import main
+main(["--factory", "prefect.server.api.server:create_app", "--timeout-graceful-shutdown", "1", *sys.argv[1:]])
+"""
 
 
-def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = None, access_log: bool = False) -> str:
+def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = None, for_measuring: bool = False) -> str:
     """
     Start a Prefect server in `<folder>/prefect`; gives the API's address (`http://127.0.0.1:<port>/api`). Prefect's UI is
     the same without `/api`.
 
-    `cache` keeps an empty, migrated database per version, which saves seconds at the next start; with `access_log` the
-    server logs a line per call. Raises Refused when the port is taken, and Permanent with the server's last lines when
-    it does not start.
+    `cache` keeps an empty, migrated database per version, which saves seconds at the next start. With `for_measuring` the
+    server logs a line per call, and collects no garbage: its memory grows, but it does not stand still. Raises Refused
+    when the port is taken, and Permanent with the server's last lines when it does not start.
     """
     folder = mind.folder / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,9 +44,10 @@ def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = No
     fresh = not database.exists()
     url = f"http://127.0.0.1:{_free_port(port)}/api"
     arguments = ("--host", "127.0.0.1", "--port", url.removesuffix("/api").rsplit(":", 1)[1])
-    command = python("prefect", "server", "start", *arguments)
+    command = [sys.executable, "-c", _WITHOUT_GC] if for_measuring else python("prefect", "server", "start")
     with uninterrupted():
-        running = spawn(command, env=_environment(folder, database, url, access_log), cwd=folder, log=log)
+        env = _environment(folder, database, url, for_measuring)
+        running = spawn([*command, *arguments], env=env, cwd=folder, log=log)
         mind.server(running)
     _wait(url, running, log)
     if fresh and empty:

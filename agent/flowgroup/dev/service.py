@@ -50,12 +50,22 @@ def ends_like_ctrl_c() -> None:
 
 
 def start_daemon(
-    mind: Minded, url: str, *, pool: str, keys: Path | None = None, log: Path
+    mind: Minded,
+    url: str,
+    *,
+    pool: str,
+    keys: Path | None = None,
+    log: Path,
+    env: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """The daemon against this API with the `local` backend, when it is ready. Raises Permanent with its last words."""
+    """
+    The daemon against this API with the `local` backend, when it is ready. Raises Permanent with its last words.
+
+    `env` is added to its environment.
+    """
     mind.pool(pool)
     with uninterrupted():
-        process = _popen(_environment(url, mind.folder), pool, keys, log)
+        process = _popen(_environment(url, mind.folder, env), pool, keys, log)
         mind.process(running(process.pid))
     _wait_ready(process, mind.folder / pool / "daemon.json", log)
     return process

@@ -25,7 +25,12 @@ from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.settings import Settings, environment_for_user_code
+from flowgroup.settings import (
+    Settings,
+    environment_for_user_code,
+    environment_for_zygote,
+    profile_folder,
+)
 
 _log = log.get()
 
@@ -106,6 +111,7 @@ async def run(settings: Settings, place: Place) -> None:
 async def _work(settings: Settings, place: Place, stand: Stand) -> None:
     """Get ready, then carry out orders. What keeps it from ever being ready is told to the daemon, and it waits to be ended."""
     env = {**environment_for_user_code(), **place.spec.env, "PREFECT_HOME": str(place.folder / "prefect")}
+    env |= environment_for_zygote(settings.driver)
     try:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
@@ -160,6 +166,7 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
 def zygote_main(fd: int) -> None:
     """The zygote's process: import everything once, then fork on request."""
     from flowgroup.driver import warming
+    from flowgroup.driver.sampler import sampled
     from flowgroup.driver.zygote import serve
 
     oskit.die_with_parent(signal.SIGKILL)
@@ -167,4 +174,5 @@ def zygote_main(fd: int) -> None:
         from flowgroup.driver import child, engine, preload
     engine.check()
     preload.preload()
-    serve(socket.socket(fileno=fd), warming.settled(child.run), warming.preparing(child.run))
+    run = sampled(child.run, profile_folder())
+    serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run))

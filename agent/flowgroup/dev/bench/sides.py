@@ -12,14 +12,29 @@ import httpx
 
 from flowgroup.dev import service
 from flowgroup.dev.bench import runs
-from flowgroup.dev.minder import Minded, uninterrupted
-from flowgroup.edge.processes import end_now, python, spawn
+from flowgroup.dev.bench.figures import OURS
+from flowgroup.dev.minder import Minded, end_pool, uninterrupted
+from flowgroup.edge.processes import Running, end_now, python, running, spawn
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
-FLOWS = Path(__file__).with_name("flows") / "flows.py"
-_FLOW_NAMES = ("empty", "speaks")
+FLOWS = Path(__file__).with_name("flows")
+_SHARED_FLOWS = ("empty", "speaks", "sleeps")
+_COLD = 4
 _GRACE_S = 10.0
+_DEPLOY_OURS = """
+import json, sys
+from flowgroup import Cluster, deploy
+from flowgroup.client.load import load_flow
+folder, pool, store, asked = sys.argv[1:]
+found = {}
+for name, entrypoint, workers, start_script in json.loads(asked):
+    cluster = Cluster(workers=workers) if workers else None
+    flow = load_flow(f"{folder}/{entrypoint}")
+    done = deploy(flow, name=name, pool=pool, store=store, cluster=cluster, start_script=start_script)
+    found[name] = str(done.deployment_id)
+print(json.dumps(found))
+"""
 _DEPLOY = """
 import sys
 from prefect import flow
@@ -48,53 +63,107 @@ class Bench:
         home = {"PREFECT_HOME": str(self.mind.folder / "author"), "PREFECT_API_URL": self.url}
         return {**environment_for_user_code(), **home, "DO_NOT_TRACK": "1"}
 
+    def logged(self, since: int = 0) -> str:
+        """What the server has logged since its log had this size in bytes."""
+        with self.server_log.open("rb") as file:
+            file.seek(since)
+            return file.read().decode(errors="replace")
+
+    def log_size(self) -> int:
+        return self.server_log.stat().st_size
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. `held` runs are under way before `more` are added, for their memory."""
+
+    singles: int
+    burst: int
+    scheduled: int
+    held: int = 1
+    more: int = 2
+    tasks: int = 1000
+    stock_tasks: int = 200
+    storm: int = 10_000
+    spoken_s: float = 20.0
+
 
 @dataclass(frozen=True)
 class Side:
     """
-    `deployments` gives the id of each flow's deployment, `up` is the block in which the side takes runs, `singles` says
-    how many runs to make one by one.
+    `deployments` gives the id of each flow's deployment, `up` is the block in which the side takes runs. `folder` is
+    where our daemon keeps its state, `worker` the noted process of the other side.
     """
 
     name: str
-    singles: int
+    size: Size
     deployments: Mapping[str, str]
     up: AbstractContextManager[object]
+    folder: Path | None = None
+    worker: list[Running] | None = None
 
 
-def ours(bench: Bench, *, singles: int) -> Side:
-    """The daemon as `flowgroup start` has it, flows deployed as bundles without Dask."""
-
-    @contextmanager
-    def up() -> Iterator[None]:
-        yield  # it is up already: deploying needs its pool
-
-    service.start_daemon(bench.mind, bench.url, pool="flowgroup", log=bench.mind.folder / "daemon.log")
-    found = {}
-    for name in _FLOW_NAMES:
-        place = ("--name", "bench", "--pool", "flowgroup", "--store", f"file://{bench.mind.folder}/store", "--json")
-        told = _told(python("flowgroup", "deploy", f"{FLOWS}:{name}", *place), bench.env)
-        found[name] = str(json.loads(told)["deployment_id"])
-    return Side("flowgroup", singles, found, up())
-
-
-def process_worker(bench: Bench, name: str, *, singles: int, env: Mapping[str, str]) -> Side:
-    """`prefect worker start --type process`, flows deployed from their folder. `env` is added to the worker's."""
-    pool = name.replace(",", "").replace(" ", "-")
-    runs.post(bench.api, "/work_pools/", {"name": pool, "type": "process"})
-    _told([sys.executable, "-c", _DEPLOY, str(FLOWS.parent), pool, *_FLOW_NAMES], bench.env)
-    address = "/deployments/name/{}/bench-" + pool
-    found = {flow: str(runs.get(bench.api, address.format(flow))["id"]) for flow in _FLOW_NAMES}
-    return Side(name, singles, found, _worker(bench, pool, env))
+def ours(bench: Bench, size: Size) -> Side:
+    """The daemon as `flowgroup start` has it; flows deployed as bundles, without Dask but for `maps`."""
+    daemon = service.start_daemon(bench.mind, bench.url, pool=OURS, log=bench.mind.folder / "daemon.log")
+    shared = [(name, f"flows.py:{name}", 0, None) for name in _SHARED_FLOWS]
+    own = [
+        ("chatty", "flows.py:chatty", 0, None),
+        ("maps", "flows.py:maps", 2, None),
+        ("frames", "frames.py:frames", 0, None),
+    ]
+    cold = [(f"cold-{number}", "flows.py:empty", 0, f"true {number}") for number in range(_COLD)]
+    found = deployed(bench, OURS, [*shared, *own, *cold])
+    folder = bench.mind.folder / OURS
+    return Side(OURS, size, found, _ended(running(daemon.pid), folder), folder=folder)
 
 
 @contextmanager
-def _worker(bench: Bench, pool: str, env: Mapping[str, str]) -> Iterator[None]:
+def _ended(daemon: Running, folder: Path) -> Iterator[None]:
+    """The daemon is up already, for deploying needs its pool; after the block it and its clusters are in nobody's way."""
+    try:
+        yield
+    finally:
+        end_now([daemon], grace_s=_GRACE_S)
+        end_pool(folder)
+
+
+def deployed(bench: Bench, pool: str, asked: list[tuple[str, str, int, str | None]]) -> dict[str, str]:
+    """Deploy (name, file:flow, Dask workers, start script) on a pool of ours; the ids by name."""
+    store = f"file://{bench.mind.folder}/store"
+    command = [sys.executable, "-c", _DEPLOY_OURS, str(FLOWS), pool, store, json.dumps(asked)]
+    found: dict[str, str] = json.loads(_told(command, bench.env))
+    return found
+
+
+@contextmanager
+def other_daemon(bench: Bench, pool: str, env: Mapping[str, str]) -> Iterator[None]:
+    """Another daemon on a pool of its own, with this added to its environment."""
+    log = bench.mind.folder / f"daemon-{pool}.log"
+    process = service.start_daemon(bench.mind, bench.url, pool=pool, log=log, env=env)
+    with _ended(running(process.pid), bench.mind.folder / pool):
+        yield
+
+
+def process_worker(bench: Bench, name: str, size: Size, env: Mapping[str, str]) -> Side:
+    """`prefect worker start --type process`, flows deployed from their folder. `env` is added to the worker's."""
+    pool = name.replace(",", "").replace(" ", "-")
+    runs.post(bench.api, "/work_pools/", {"name": pool, "type": "process"})
+    _told([sys.executable, "-c", _DEPLOY, str(FLOWS), pool, *_SHARED_FLOWS], bench.env)
+    address = "/deployments/name/{}/bench-" + pool
+    found = {flow: str(runs.get(bench.api, address.format(flow))["id"]) for flow in _SHARED_FLOWS}
+    worker: list[Running] = []
+    return Side(name, size, found, _worker(bench, pool, env, worker), worker=worker)
+
+
+@contextmanager
+def _worker(bench: Bench, pool: str, env: Mapping[str, str], noted: list[Running]) -> Iterator[None]:
     folder = bench.mind.folder
     command = python("prefect", "worker", "start", "--type", "process", "--pool", pool)
     with uninterrupted():
         process = spawn(command, env={**bench.env, **env}, cwd=folder, log=folder / "worker.log")
         bench.mind.process(process)
+    noted.append(process)
     try:
         yield
     finally:
@@ -104,5 +173,5 @@ def _worker(bench: Bench, pool: str, env: Mapping[str, str]) -> Iterator[None]:
 def _told(command: list[str], env: Mapping[str, str]) -> str:
     done = subprocess.run(command, env=dict(env), capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise Permanent(f"{' '.join(command[1:4])} failed: {done.stderr.strip()[-1500:]}")
+        raise Permanent(f"{' '.join(command[1:4])[:80]} failed: {done.stderr.strip()[-1500:]}")
     return done.stdout
