@@ -36,20 +36,36 @@ class Bridge:
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._said: dict[str, list[tuple[str, Any]]] = {}  # by owner, in order
         self._saying = threading.Lock()
+        self._much = 0  # how often something was said since the last look
+        self._looking = False
         worker.handlers[REPLY] = self._answered
 
     def say(self, owner: str, kind: str, body: Any) -> None:
         """A log record, an event or a final state, from any thread; it leaves within moments."""
         with self._saying:
-            said = self._said.setdefault(owner, [])
-            said.append((kind, body))
-            if len(said) > 1:
+            self._said.setdefault(owner, []).append((kind, body))
+            self._much += 1
+            if self._looking:
                 return
-        self._worker.loop.add_callback(self._worker.loop.call_later, _GATHER_S, self._flush, owner)
+            self._looking = True
+        self._worker.loop.add_callback(self._look_later)
 
     def flush(self, owner: str) -> None:
         """What was said so far leaves ahead of the result of the task whose thread this is."""
         self._worker.loop.add_callback(self._flush, owner)
+
+    def _look_later(self) -> None:
+        self._worker.loop.call_later(_GATHER_S, self._look)
+
+    def _look(self) -> None:
+        """Goes on while something is said: waking this loop from a task's thread costs more than looking again."""
+        with self._saying:
+            owners, self._looking, self._much = list(self._said), self._much > 0, 0
+            looks_again = self._looking
+        for owner in owners:
+            self._flush(owner)
+        if looks_again:
+            self._look_later()
 
     def _flush(self, owner: str) -> None:
         with self._saying:

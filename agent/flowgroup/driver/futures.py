@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import cloudpickle
 import distributed
-from distributed.utils import thread_state
+from distributed.utils import thread_state  # type: ignore[attr-defined]
 from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import PrefectDaskFuture
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 from threading import Lock
 from types import SimpleNamespace
 
+from prefect import serializers
+from prefect.blocks import core as blocks
 from prefect.client import orchestration
 from prefect.context import SyncClientContext
 
@@ -23,7 +25,7 @@ _CLIENTS = 32
 
 def apply() -> None:
     """All of them, once, when the worker starts."""
-    for change in (keep_ssl_contexts, keep_clients):
+    for change in (keep_ssl_contexts, keep_clients, keep_encoders, keep_slugs):
         apply_one(change)
 
 
@@ -40,6 +42,18 @@ def keep_ssl_contexts() -> None:
     cached = lru_cache(maxsize=8)(stock.create_default_context)
     named = {name: getattr(stock, name) for name in ("SSLContext", "CERT_NONE")}
     orchestration.ssl = SimpleNamespace(create_default_context=cached, **named)  # type: ignore[attr-defined,assignment]
+
+
+def keep_encoders() -> None:
+    """Prefect looks for its own JSON encoder as a module first, in all of `sys.path`, each time it makes a cache key."""
+    stock = serializers.from_qualified_name
+    own = lru_cache(maxsize=32)(stock)
+    serializers.from_qualified_name = lambda name: own(name) if name.startswith("prefect.") else stock(name)
+
+
+def keep_slugs() -> None:
+    """Prefect makes the slug of a block's type anew for each block: with a transliteration of Unicode."""
+    blocks.slugify = lru_cache(maxsize=256)(blocks.slugify)  # type: ignore[assignment]
 
 
 _clients: OrderedDict[str, SyncClientContext] = OrderedDict()

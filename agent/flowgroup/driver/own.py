@@ -25,7 +25,7 @@ class Own:
 
     places: frozenset[Path]
     _names: frozenset[str] = field(default=frozenset(), init=False)
-    _loaded: dict[str, int] = field(default_factory=dict, init=False)
+    _seen: tuple[int, str] = field(default=(0, ""), init=False)
 
     def __post_init__(self) -> None:
         found = {name for place in self.places for name in _below(place)}
@@ -38,11 +38,11 @@ class Own:
 
     def register(self) -> None:
         """From now on whatever of these modules is loaded goes to workers by value. Cheap when nothing new was imported."""
-        loaded = {name: id(module) for name, module in sys.modules.copy().items()}
-        if loaded != self._loaded:
+        seen = len(sys.modules), next(reversed(sys.modules))
+        if seen != self._seen:
             for place in self.places:
                 bundles.register_by_value(place)
-            self._loaded = loaded
+            self._seen = seen
 
     def pack(self, name: str) -> bytes | None:
         """
