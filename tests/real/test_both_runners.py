@@ -10,7 +10,14 @@ from tests.real.stack import Stack, wait_for
 
 pytestmark = pytest.mark.real
 
+IDLE_S = {"stock": "600", "ours": "601"}  # other options, other cluster
 EXPECTED: dict[str, dict[str, Any]] = {
+    "about": {
+        "one at a time": True,
+        "name": "named-7",
+        "tags": ["outer"],
+        "hooks": ["named Completed", "renamed Failed"],
+    },
     "futures": {
         "result": 2,
         "again": 2,
@@ -43,7 +50,6 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "waited": 8,
         "not ready": ["NotReady", "PENDING"],
         "upstream failed": "NotReady",
-        "allowed": ["ValueError", "on purpose"],
     },
     "ends": {
         "retried": 3,
@@ -52,6 +58,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "none": None,
         "generator": [0, 1, 2],
         "says completed": "said by the task",
+        "odd exception": "TypeError",
         "unpicklable": True,
     },
     "nested": {"called": 3, "submitted": 7, "flow in a task": 2, "flow in the flow": 2},
@@ -71,12 +78,6 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "persisted": ["kept", "ResultRecord", True],
     },
     "rolls_back": {"raised": ["ValueError", "after it was written"], "left": False},
-    "about": {
-        "one at a time": True,
-        "name": "named-7",
-        "tags": ["outer"],
-        "hooks": ["named Completed", "renamed Failed"],
-    },
 }
 
 
@@ -87,9 +88,16 @@ def runner(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def both(whole: Stack, runner: str) -> str:
-    """The deployment of the flow `both`: each runner has a cluster of its own, of two workers of two threads."""
+    """
+    The deployment of the flow `both`: each runner has a cluster of its own, of two workers of two threads.
+
+    On a cluster the first run with the stock runner is the only one whose tasks' logs and events arrive: later ones use
+    the same service in the worker, with the first run's token. So `about` comes first.
+    """
     whole.api.post("/concurrency_limits/", json={"tag": "flowgroup-both-one", "concurrency_limit": 1})
-    return whole.deploy("both.py:both", runner, "--workers", "2", "--worker-threads", "2", "--mode", "per-run")
+    return whole.deploy(
+        "both.py:both", runner, "--workers", "2", "--worker-threads", "2", "--idle-timeout-s", IDLE_S[runner]
+    )
 
 
 def parameters(what: str, runner: str, folder: Path) -> dict[str, Any]:
@@ -143,6 +151,14 @@ def test_tasks_that_wait_for_tasks_lend_their_threads(whole: Stack, dask_for_bot
     run = whole.start(dask_for_both, **parameters("lends", "ours", tmp_path))
     assert whole.wait(run, timeout_s=120)["state_name"] == "Completed", whole.message(run)
     whole.wait_log(run, f"found {[number + 1 + 5 for number in range(8)]}")
+
+
+def test_annotations_of_parameters_survive_the_way(whole: Stack, dask_for_both: str, tmp_path: Path) -> None:
+    """With Prefect's runner their values arrive inside of a tuple, because they are pickled as one."""
+    run = whole.start(dask_for_both, **parameters("annotated", "ours", tmp_path))
+    assert whole.wait(run, timeout_s=120)["state_name"] == "Completed", whole.message(run)
+    found = eval(whole.wait_log(run, "found {")["message"].removeprefix("found "))
+    assert found == {"allowed": ["ValueError", "on purpose"], "quoted": 3, "with a future": ["int", "2"]}
 
 
 @pytest.fixture(scope="module")

@@ -46,14 +46,16 @@ def keep_ssl_contexts() -> None:
 
 def keep_encoders() -> None:
     """Prefect looks for its own JSON encoder as a module first, in all of `sys.path`, each time it makes a cache key."""
-    stock = serializers.from_qualified_name
+    stock = serializers.from_qualified_name  # type: ignore[attr-defined]
     own = lru_cache(maxsize=32)(stock)
-    serializers.from_qualified_name = lambda name: own(name) if name.startswith("prefect.") else stock(name)
+    serializers.from_qualified_name = lambda name: (  # type: ignore[attr-defined]
+        own(name) if name.startswith("prefect.") else stock(name)
+    )
 
 
 def keep_slugs() -> None:
     """Prefect makes the slug of a block's type anew for each block: with a transliteration of Unicode."""
-    blocks.slugify = lru_cache(maxsize=256)(blocks.slugify)  # type: ignore[assignment]
+    blocks.slugify = lru_cache(maxsize=256)(blocks.slugify)  # type: ignore[attr-defined,assignment]
 
 
 _clients: OrderedDict[str, SyncClientContext] = OrderedDict()

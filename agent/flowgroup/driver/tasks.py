@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID, uuid4
 
-import cloudpickle
 import distributed
 import httpx
 from prefect.context import EngineContext
@@ -26,6 +25,7 @@ from flowgroup.driver.futures import GroupFuture
 from flowgroup.driver.inflight import InFlight
 from flowgroup.driver.own import Own
 from flowgroup.driver.parts import PARTS_PATH, Parts, whole
+from flowgroup.driver.pickles import dumped
 from flowgroup.driver.shipper import Shipper
 from flowgroup.driver.topics import REPLY, forget, topic_of
 from flowgroup.driver.workers import Upstream, run_task
@@ -87,9 +87,9 @@ class GroupTaskRunner(DaskTaskRunner):
             names=self._own.names() if self._own else _names_here(),
             told=here is not None,
             depth=workers.DEPTH.get() + 1,
-            code=pack(cloudpickle.dumps(task)),
+            code=pack(dumped(task)),
             frame=pack(self._frame_of_run()),
-            call=cloudpickle.dumps(call),
+            call=dumped(call),
         )
         return self._send(work, upstream, f"{task.name}-{task_run_id}", task_run_id)
 

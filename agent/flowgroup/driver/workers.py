@@ -6,7 +6,6 @@ thread, before its result does, so that the child has them when it sees the resu
 """
 
 import asyncio
-import io
 import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
 
-import cloudpickle
 import httpx
 import prefect.context
 from prefect.context import FlowRunContext, SettingsContext, TaskRunContext
@@ -27,6 +25,7 @@ from prefect.utilities.collections import visit_collection
 
 from flowgroup.driver import engine, imports, lean_tasks
 from flowgroup.driver.parts import PARTS_PATH, Part, Shelf
+from flowgroup.driver.pickles import dumped_if_small
 
 _REMEMBERED_RUNS = 10_000
 _TOLD_BYTES = 16 * 1024  # a larger state is fetched by who wants it
@@ -104,7 +103,7 @@ def run_task(work: Work, *upstream: Any) -> Any:
         arguments = _arguments(work, upstream)
         isasync = arguments["task"].isasync
         state = asyncio.run(run_task_async(**arguments)) if isasync else run_task_sync(**arguments)
-        if work.told and (told := _small(state)):
+        if work.told and (told := dumped_if_small(state, _TOLD_BYTES)):
             _child.say(owner, "state", [str(arguments["task_run_id"]), told])
     return state
 
@@ -210,24 +209,3 @@ def _with_states(value: Any, upstream: tuple[Any, ...]) -> Any:
         return upstream[item.index] if isinstance(item, Upstream) else item
 
     return visit_collection(value, visit_fn=visit, return_data=True) if upstream else value
-
-
-class _TooLarge(Exception):
-    pass
-
-
-class _Bounded(io.BytesIO):
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > _TOLD_BYTES:
-            raise _TooLarge
-        return super().write(data)
-
-
-def _small(state: Any) -> bytes | None:
-    """A final state as bytes, if it is small and can be pickled; else Dask has it, as any other result."""
-    buffer = _Bounded()
-    try:
-        cloudpickle.Pickler(buffer).dump(state)
-    except Exception:  # noqa: BLE001  the task's own result: whatever its `__reduce__` raises
-        return None
-    return buffer.getvalue()

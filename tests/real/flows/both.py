@@ -1,6 +1,7 @@
 """One flow for both task runners: `stock` is Prefect's DaskTaskRunner on the group's own workers, else it is ours."""
 
 import asyncio
+import itertools
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner
 from prefect.transactions import transaction
+from prefect.utilities.annotations import quote
 from prefect_dask import DaskTaskRunner
 
 from flowgroup import get_dask_client
@@ -53,14 +55,14 @@ def switch() -> str:
     return SWITCH
 
 
-def _described(outcome: BaseException) -> list[str]:
+def _described(outcome: Any) -> list[str]:
     return [type(outcome).__name__, str(outcome)]
 
 
 def _raised(call: Any) -> list[str]:
     try:
         return ["returned", repr(call())]
-    except Exception as exc:  # noqa: BLE001  what is raised is what is compared
+    except Exception as exc:
         return _described(exc)
 
 
@@ -123,7 +125,16 @@ def passes() -> dict[str, Any]:
         "waited": waited.result(),
         "not ready": [late.state.name, late.state.type.value],
         "upstream failed": (lambda future: (future.wait(), future.state.name)[1])(add.submit(failed)),
+    }
+
+
+def annotated() -> dict[str, Any]:
+    one, failed = add.submit(1), fails.submit()
+    failed.wait()
+    return {
         "allowed": described.submit(allow_failure(failed)).result(),
+        "quoted": total.submit(quote([1, 2])).result(),
+        "with a future": described.submit(allow_failure(one)).result(),
     }
 
 
@@ -214,11 +225,13 @@ def persisted() -> str:
 def caches(salt: str) -> dict[str, Any]:
     first = cached.submit(1, salt)
     first.wait()
-    second, fresh = cached.submit(1, salt), cached.with_options(refresh_cache=True).submit(1, salt)
+    second = cached.submit(1, salt)
+    same = first.result() == second.result()  # before the record is written anew
+    fresh = cached.with_options(refresh_cache=True).submit(1, salt)
     kept = persisted.submit()
     kept.wait()
     return {
-        "same": first.result() == second.result(),
+        "same": same,
         "names": [first.state.name, second.state.name],
         "refreshed": fresh.result() != first.result(),
         "persisted": [kept.result(), type(kept.state.data).__name__, bool(kept.state.data.metadata.storage_key)],
@@ -248,7 +261,7 @@ def about(folder: str) -> dict[str, Any]:
         tagged = tags_here.submit().result()
     failing.submit().wait()
     return {
-        "one at a time": all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False)),
+        "one at a time": all(one[1] <= two[0] for one, two in itertools.pairwise(spans)),
         "name": name,
         "tags": sorted(tagged),
         "hooks": sorted(path.name for path in Path(folder).iterdir()),
@@ -341,14 +354,19 @@ def _adds(number: int) -> Any:
 @task
 def in_transaction(path: str) -> None:
     with transaction() as whole:
-        written.with_options(on_rollback=[lambda _: Path(path).unlink()])(path)
         whole.set("path", path)
+        written(path)
         raise ValueError("after it was written")
 
 
 @task
 def written(path: str) -> None:
     Path(path).write_text("written")
+
+
+@written.on_rollback
+def unwritten(whole: Any) -> None:
+    Path(whole.get("path")).unlink()
 
 
 def rolls_back(folder: str) -> dict[str, Any]:
@@ -384,12 +402,12 @@ def _runner(stock: bool) -> TaskRunner[Any] | None:
     return DaskTaskRunner(address=get_dask_client().scheduler.address) if stock else None
 
 
-@flow(persist_result=True)
+@flow
 def case(what: str, with_: dict[str, Any]) -> Any:
     return globals()[what](**with_)
 
 
-@flow(persist_result=True)
+@flow
 async def case_async(what: str, with_: dict[str, Any]) -> Any:
     return await globals()[what](**with_)
 
