@@ -75,6 +75,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "same": True,
         "names": ["Completed", "Cached"],
         "refreshed": True,
+        "refreshed by a setting": True,
         "persisted": ["kept", "ResultRecord", True],
     },
     "rolls_back": {"raised": ["ValueError", "after it was written"], "left": False},

@@ -1,14 +1,17 @@
 """
 What a task run gets of Prefect's context: what its flow run's tasks share, made once (the frame), and its own.
 
-No settings: they hold the run's token.
+Of the settings only those sections go along that say how tasks and their results are treated: the rest is the child's own,
+and holds the run's token.
 """
 
 from typing import Any
 
 import cloudpickle
-from prefect.context import AssetContext, TagsContext, TaskRunContext, serialize_context
+from prefect.context import AssetContext, SettingsContext, TagsContext, TaskRunContext, serialize_context
+from prefect.settings import get_current_settings
 
+_SETTINGS = "flowgroup_settings"
 _OF_THE_CALL = ("task_run_context", "tags_context", "asset_context")
 
 
@@ -16,6 +19,8 @@ def of_run(runner: Any) -> bytes:
     """The frame of the flow run whose context this is. Tasks of its tasks are submitted through `runner`."""
     frame = {name: value for name, value in serialize_context().items() if name not in _OF_THE_CALL}
     frame["settings_context"] = {}
+    settings = get_current_settings()
+    frame[_SETTINGS] = {"tasks": settings.tasks, "results": settings.results}
     flow_context = frame["flow_run_context"]
     if flow_context:
         flow = flow_context["flow"] = _copy_of(flow_context["flow"])
@@ -32,6 +37,15 @@ def of_call(task: Any, task_run_id: Any, inputs: dict[str, set[Any]]) -> dict[st
         "tags_context": tags.serialize() if tags else {},
         "asset_context": assets.serialize(),
     }
+
+
+def settings_of(context: dict[str, Any], base: SettingsContext) -> SettingsContext:
+    """On a worker: `base` with the sections that came with a task's context, which are taken out of it."""
+    sections = context.pop(_SETTINGS)
+    here = base.settings.results.local_storage_path  # a path of the child's
+    sections["results"] = sections["results"].model_copy(update={"local_storage_path": here})
+    settings = base.settings.model_copy(update=sections)
+    return SettingsContext(profile=base.profile, settings=settings)
 
 
 def _copy_of(flow: Any) -> Any:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import distributed
 import httpx
-from prefect.context import EngineContext
+from prefect.context import EngineContext, SettingsContext
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
@@ -41,7 +41,7 @@ class GroupTaskRunner(DaskTaskRunner):
         super().__init__(address=address)
         self._address = address
         self._own = own
-        self._frame: tuple[Any, bytes] | None = None  # the flow run's context that it was made from, and it
+        self._frame: tuple[Any, Any, bytes] | None = None  # what it was made from, and it
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (GroupTaskRunner, (self._address,))
@@ -101,11 +101,11 @@ class GroupTaskRunner(DaskTaskRunner):
 
     def _frame_of_run(self) -> bytes:
         """What all tasks of the current flow run have in common. A flow run has a runner of its own, so it is made once."""
-        context = EngineContext.get()
-        if self._frame is None or self._frame[0] is not context:
+        context, settings = EngineContext.get(), SettingsContext.get()
+        if self._frame is None or self._frame[0] is not context or self._frame[1] is not settings:
             brought = workers.FRAME.get() if context is None or context.detached else None
-            self._frame = context, brought or frames.of_run(GroupTaskRunner(self._address))
-        return self._frame[1]
+            self._frame = context, settings, brought or frames.of_run(GroupTaskRunner(self._address))
+        return self._frame[2]
 
 
 def _names_here() -> frozenset[str]:

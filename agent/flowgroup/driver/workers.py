@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_KEY
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.utilities.collections import visit_collection
 
-from flowgroup.driver import engine, imports, lean_tasks
+from flowgroup.driver import engine, frames, imports, lean_tasks
 from flowgroup.driver.parts import PARTS_PATH, Part, Shelf
 from flowgroup.driver.pickles import dumped_if_small
 
@@ -94,18 +94,19 @@ def run_task(work: Work, *upstream: Any) -> Any:
     owner = work.owner
     if work.flow_run_id:
         _remember(work.flow_run_id, owner)
-    with (
-        _working_for(owner, work.depth),
-        imports.of_run(_code(owner, work.names)),
-        SettingsContext(profile=prefect.context.get_settings_context().profile, settings=_settings(owner)),
-        lean_tasks.client_of(owner),
-    ):
+    with _working_for(owner, work.depth), imports.of_run(_code(owner, work.names)):
         arguments = _arguments(work, upstream)
-        isasync = arguments["task"].isasync
-        state = asyncio.run(run_task_async(**arguments)) if isasync else run_task_sync(**arguments)
+        with frames.settings_of(arguments["context"], _settings(owner)), lean_tasks.client_of(owner):
+            state = _run(arguments)
         if work.told and (told := dumped_if_small(state, _TOLD_BYTES)):
             _child.say(owner, "state", [str(arguments["task_run_id"]), told])
     return state
+
+
+def _run(arguments: dict[str, Any]) -> Any:
+    if arguments["task"].isasync:
+        return asyncio.run(run_task_async(**arguments))
+    return run_task_sync(**arguments)
 
 
 def _arguments(work: Work, upstream: tuple[Any, ...]) -> dict[str, Any]:
@@ -199,9 +200,11 @@ def _code(owner: str, names: frozenset[str]) -> imports.Code:
 
 
 @lru_cache(maxsize=256)
-def _settings(owner: str) -> Any:
+def _settings(owner: str) -> SettingsContext:
     """The worker's settings with the owner's name as API key: it is no secret, it tells the bridge whose calls these are."""
-    return prefect.context.get_settings_context().settings.copy_with_update(updates={PREFECT_API_KEY: owner})
+    own = prefect.context.get_settings_context()
+    settings = own.settings.copy_with_update(updates={PREFECT_API_KEY: owner})
+    return SettingsContext(profile=own.profile, settings=settings)
 
 
 def _with_states(value: Any, upstream: tuple[Any, ...]) -> Any:

@@ -13,6 +13,7 @@ from prefect import allow_failure, flow, get_run_logger, tags, task, unmapped
 from prefect.cache_policies import INPUTS
 from prefect.futures import as_completed, wait
 from prefect.runtime import flow_run, task_run
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner
 from prefect.transactions import transaction
@@ -228,12 +229,16 @@ def caches(salt: str) -> dict[str, Any]:
     second = cached.submit(1, salt)
     same = first.result() == second.result()  # before the record is written anew
     fresh = cached.with_options(refresh_cache=True).submit(1, salt)
+    fresh.wait()
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        as_set = cached.submit(1, salt)
     kept = persisted.submit()
     kept.wait()
     return {
         "same": same,
         "names": [first.state.name, second.state.name],
         "refreshed": fresh.result() != first.result(),
+        "refreshed by a setting": as_set.result() != fresh.result(),
         "persisted": [kept.result(), type(kept.state.data).__name__, bool(kept.state.data.metadata.storage_key)],
     }
 
