@@ -2,12 +2,13 @@
 A Dask worker's way to Prefect's API: over Dask, through the child that sent the task. Loaded with `--preload`.
 
 The worker serves `http://127.0.0.1:<port>/api` to itself. A call becomes a message on the topic of the child's Dask
-client; the child makes the call with its own token and sends the answer back with `REPLY`. The same topic carries logs
-and events. A worker holds no token, and needs no way to the relay.
+client; the child makes the call with its own token and sends the answer back with `REPLY`. The same topic carries logs,
+events and final states, several in one message. A worker holds no token, and needs no way to the relay.
 """
 
 import asyncio
 import json
+import threading
 import uuid
 from typing import Any
 
@@ -18,17 +19,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flowgroup.driver.topics import REPLY, topic_of
 from flowgroup.edge.embedded import Embedded
-from flowgroup.settings import set_environment
+from flowgroup.settings import DriverSettings, set_environment
 
-REPLY = "flowgroup_reply"
 _CALL_TIMEOUT_S = 110.0
+_GATHER_S = 0.05  # how long what a task says may wait for more, unless the task ends
 _PASSED = ("content-type", "accept", "user-agent", "x-prefect-api-version", "prefer")
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-
-
-def topic_of(client_id: str) -> str:
-    return f"flowgroup-{client_id}"
 
 
 class Bridge:
@@ -36,36 +34,78 @@ class Bridge:
         self._worker = worker
         self.serving: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._said: dict[str, list[tuple[str, Any]]] = {}  # by owner, in order
+        self._saying = threading.Lock()
+        self._much = 0  # how often something was said since the last look
+        self._looking = False
         worker.handlers[REPLY] = self._answered
 
-    def send(self, owner: str, kind: str, body: str) -> None:
-        """A log record or an event, from any thread. Ordered with the results of this worker's tasks."""
-        self._worker.loop.add_callback(self._worker.log_event, topic_of(owner), {"kind": kind, "body": body})
+    def say(self, owner: str, kind: str, body: Any) -> None:
+        """A log record, an event or a final state, from any thread; it leaves within moments."""
+        with self._saying:
+            self._said.setdefault(owner, []).append((kind, body))
+            self._much += 1
+            if self._looking:
+                return
+            self._looking = True
+        self._worker.loop.add_callback(self._look_later)
+
+    def flush(self, owner: str) -> None:
+        """What was said so far leaves ahead of the result of the task whose thread this is."""
+        self._worker.loop.add_callback(self._flush, owner)
+
+    def _look_later(self) -> None:
+        self._worker.loop.call_later(_GATHER_S, self._look)
+
+    def _look(self) -> None:
+        """Goes on while something is said: waking this loop from a task's thread costs more than looking again."""
+        with self._saying:
+            owners, self._looking, self._much = list(self._said), self._much > 0, 0
+            looks_again = self._looking
+        for owner in owners:
+            self._flush(owner)
+        if looks_again:
+            self._look_later()
+
+    def _flush(self, owner: str) -> None:
+        with self._saying:
+            said = self._said.pop(owner, None)
+        if said:
+            self._worker.log_event(topic_of(owner), {"kind": "said", "said": said})
+
+    def ask(self, owner: str, path: str) -> dict[str, Any]:
+        """The child's answer to a GET, for a task's thread. Raises TimeoutError."""
+        loop: Any = self._worker.loop
+        asked = asyncio.run_coroutine_threadsafe(self._call(owner, "GET", path, {}, b""), loop.asyncio_loop)
+        return asked.result(_CALL_TIMEOUT_S + 5.0)
 
     async def serve_call(self, request: Request) -> Response:
         owner = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not owner.startswith("Client-"):
             return Response("this address serves Prefect tasks on this worker only", status_code=401)
-        call = uuid.uuid4().hex
-        body = await request.body()
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[call] = answer
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         headers = {name: value for name, value in request.headers.items() if name in _PASSED}
-        message = {"kind": "call", "call": call, "worker": self._worker.address}
         try:
-            self._worker.log_event(
-                topic_of(owner),
-                {**message, "method": request.method, "path": path, "headers": headers, "body": body},
-            )
-            reply = await asyncio.wait_for(answer, _CALL_TIMEOUT_S)
+            reply = await self._call(owner, request.method, path, headers, await request.body())
         except TimeoutError:
             return Response(
                 "the run that sent this task does not answer", status_code=503, headers={"retry-after": "2"}
             )
+        return Response(reply["body"], status_code=reply["status"], headers=reply["headers"])
+
+    async def _call(self, owner: str, method: str, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+        call = uuid.uuid4().hex
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[call] = answer
+        message = {"kind": "call", "call": call, "worker": self._worker.address}
+        self._flush(owner)
+        try:
+            self._worker.log_event(
+                topic_of(owner), {**message, "method": method, "path": path, "headers": headers, "body": body}
+            )
+            return await asyncio.wait_for(answer, _CALL_TIMEOUT_S)
         finally:
             self._waiting.pop(call, None)
-        return Response(reply["body"], status_code=reply["status"], headers=reply["headers"])
 
     async def _answered(self, call: str, answer: dict[str, Any], **_: Any) -> str:
         waiting = self._waiting.get(call)
@@ -98,7 +138,7 @@ def _report_through(bridge: Bridge) -> None:
     """Send this process's logs and events over the bridge. Imports Prefect: only once its address is set."""
     from prefect.events.schemas.events import RelatedResource
     from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
-    from prefect.logging.handlers import set_api_log_sink
+    from prefect.logging.handlers import APILogWorker, set_api_log_sink
 
     # results: so that a run's result storage is known here by its type
     from flowgroup.driver import results, workers  # noqa: F401
@@ -122,18 +162,20 @@ def _report_through(bridge: Bridge) -> None:
                         }
                     )
                 )
-            bridge.send(owner, "event", event.model_dump_json())
+            bridge.say(owner, "event", event.model_dump_json())
 
     def sink(record: dict[str, Any]) -> None:
         owner = workers.owner_of_this_context() or workers.owner_of(str(record.get("flow_run_id")))
         if owner is not None:
-            bridge.send(
-                owner,
-                "log",
-                json.dumps({k: v for k, v in record.items() if k != "__payload_size__"}, default=str),
-            )
+            kept = {name: value for name, value in record.items() if name != "__payload_size__"}
+            bridge.say(owner, "log", json.dumps(kept, default=str))
+        elif workers.is_foreign():
+            APILogWorker.instance().send(record)
 
     sender = Sender()
-    EventsWorker.instance = classmethod(lambda cls, *_: sender)  # type: ignore[method-assign,assignment]
+    stock = EventsWorker.instance.__func__  # type: ignore[attr-defined]
+    EventsWorker.instance = classmethod(  # type: ignore[method-assign,assignment]
+        lambda cls, *args: stock(cls, *args) if workers.is_foreign() else sender
+    )
     set_api_log_sink(sink)
-    workers.start()
+    workers.start(bridge, lean=DriverSettings().lean)

@@ -25,6 +25,7 @@ class Own:
 
     places: frozenset[Path]
     _names: frozenset[str] = field(default=frozenset(), init=False)
+    _seen: tuple[int, str] = field(default=(0, ""), init=False)
 
     def __post_init__(self) -> None:
         found = {name for place in self.places for name in _below(place)}
@@ -36,9 +37,12 @@ class Own:
         return self._names | {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
 
     def register(self) -> None:
-        """From now on whatever of these modules is loaded goes to workers by value."""
-        for place in self.places:
-            bundles.register_by_value(place)
+        """From now on whatever of these modules is loaded goes to workers by value. Cheap when nothing new was imported."""
+        seen = len(sys.modules), next(reversed(sys.modules))
+        if seen != self._seen:
+            for place in self.places:
+                bundles.register_by_value(place)
+            self._seen = seen
 
     def pack(self, name: str) -> bytes | None:
         """

@@ -34,9 +34,7 @@ class GroupStorage(WritableFileSystem):
         """Raises ValueError when there is no such object: what Prefect takes for a cache miss."""
         local = self._local(path)
         if local is not None:
-            if not local.exists():
-                raise ValueError(f"there is no result at {local}")
-            return local.read_bytes()
+            return _read(local)
         async with httpx.AsyncClient(timeout=60.0) as client:
             answer = await client.get(await self._presigned(client, "GET", path))
         if answer.status_code in {403, 404}:
@@ -46,6 +44,9 @@ class GroupStorage(WritableFileSystem):
 
     @async_dispatch(aread_path)
     def read_path(self, path: str) -> bytes:  # type: ignore[override]
+        local = self._local(path)
+        if local is not None:
+            return _read(local)
         read: bytes | None = run_coro_as_sync(self.aread_path(path))
         assert read is not None
         return read
@@ -79,3 +80,9 @@ class GroupStorage(WritableFileSystem):
         answer.raise_for_status()
         url: str = answer.json()["url"]
         return url
+
+
+def _read(local: Path) -> bytes:
+    if not local.exists():
+        raise ValueError(f"there is no result at {local}")
+    return local.read_bytes()

@@ -6,25 +6,28 @@ here. Its logs, events and API calls come back over Dask on a topic of this clie
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Iterable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
-import cloudpickle
 import distributed
 import httpx
-from dask.base import get_annotations
-from prefect.context import serialize_context
+from prefect.context import EngineContext, SettingsContext
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
-from flowgroup.driver import engine, imports, workers
-from flowgroup.driver.bridge import REPLY, topic_of
+from flowgroup.driver import engine, frames, imports, workers
+from flowgroup.driver.futures import GroupFuture
+from flowgroup.driver.inflight import InFlight
 from flowgroup.driver.own import Own
+from flowgroup.driver.parts import PARTS_PATH, Parts, whole
+from flowgroup.driver.pickles import dumped
 from flowgroup.driver.shipper import Shipper
+from flowgroup.driver.topics import REPLY, forget, topic_of
 from flowgroup.driver.workers import Upstream, run_task
 
 _CALL_TIMEOUT_S = 100.0
@@ -38,6 +41,7 @@ class GroupTaskRunner(DaskTaskRunner):
         super().__init__(address=address)
         self._address = address
         self._own = own
+        self._frame: tuple[Any, Any, bytes] | None = None  # what it was made from, and it
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (GroupTaskRunner, (self._address,))
@@ -56,9 +60,12 @@ class GroupTaskRunner(DaskTaskRunner):
         parameters: dict[str, Any],
         wait_for: Iterable[Any] | None = None,
         dependencies: dict[str, set[Any]] | None = None,
-    ) -> "PrefectDaskFuture[Any]":
+    ) -> GroupFuture:
         if not self._started:
             raise RuntimeError("The task runner must be started before submitting work.")
+        here = _here()
+        if here:
+            here.in_flight.wait_for_room()
         if self._own:
             self._own.register()
         task_run_id = uuid4()
@@ -66,63 +73,45 @@ class GroupTaskRunner(DaskTaskRunner):
         inputs = {name: collect_task_run_inputs_sync(value) for name, value in parameters.items()}
         for name, more in (dependencies or {}).items():
             inputs[name] = inputs.get(name, set()) | more
-        payload = cloudpickle.dumps(
-            {
-                "task": task,
-                "task_run_id": task_run_id,
-                "parameters": _without_futures(parameters, upstream),
-                "wait_for": _without_futures(list(wait_for), upstream) if wait_for else None,
-                "dependencies": inputs,
-                "context": self._context(task, task_run_id, inputs),
-                "owner": workers.owner_of_this_context() or self.client.id,
-                "flow_run_id": workers.flow_run_id(),
-                "names": self._own.names() if self._own else _names_here(),
-            }
+        pack = here.parts.pack if here else whole
+        call = {
+            "task_run_id": task_run_id,
+            "parameters": _without_futures(parameters, upstream),
+            "wait_for": _without_futures(list(wait_for), upstream) if wait_for else None,
+            "dependencies": inputs,
+            "context": frames.of_call(task, task_run_id, inputs),
+        }
+        work = workers.Work(
+            owner=workers.owner_of_this_context() or self.client.id,
+            flow_run_id=workers.flow_run_id(),
+            names=self._own.names() if self._own else _names_here(),
+            told=here is not None,
+            depth=workers.DEPTH.get() + 1,
+            code=pack(dumped(task)),
+            frame=pack(self._frame_of_run()),
+            call=dumped(call),
         )
-        future = self.client.submit(
-            run_task,
-            payload,
-            *upstream,
-            key=f"{task.name}-{task_run_id}",
-            pure=False,
-            retries=0,
-            resources=_resources(),
-        )
-        return PrefectDaskFuture(wrapped_future=future, task_run_id=task_run_id)
+        return self._send(work, upstream, f"{task.name}-{task_run_id}", task_run_id)
 
-    def _context(self, task: Any, task_run_id: Any, inputs: dict[str, set[Any]]) -> dict[str, Any]:
-        context = serialize_context(
-            asset_ctx_kwargs={
-                "task": task,
-                "task_run_id": task_run_id,
-                "task_inputs": inputs,
-                "copy_to_child_ctx": True,
-            }
-        )
-        context["settings_context"] = {}  # they hold the run's token; a worker has settings of its own
-        flow_context = context["flow_run_context"]
-        if flow_context:
-            flow = flow_context["flow"] = _copy_of(flow_context["flow"])
-            flow.task_runner = GroupTaskRunner(self._address)
-        return context
+    def _send(self, work: workers.Work, upstream: list[Any], key: str, task_run_id: UUID) -> GroupFuture:
+        """Tasks of tasks go first: somebody waits for them, and holds memory."""
+        future = self.client.submit(run_task, work, *upstream, key=key, pure=False, retries=0, priority=work.depth - 1)
+        made = GroupFuture(task_run_id, future)
+        return made.expect_to_be_told() if work.told else made
+
+    def _frame_of_run(self) -> bytes:
+        """What all tasks of the current flow run have in common. A flow run has a runner of its own, so it is made once."""
+        context, settings = EngineContext.get(), SettingsContext.get()
+        if self._frame is None or self._frame[0] is not context or self._frame[1] is not settings:
+            brought = workers.FRAME.get() if context is None or context.detached else None
+            self._frame = context, settings, brought or frames.of_run(GroupTaskRunner(self._address))
+        return self._frame[2]
 
 
 def _names_here() -> frozenset[str]:
     """On a worker: the top-level names of the own modules of the run whose task this is."""
     code = imports.CODE.get()
     return code.names if code is not None else frozenset()
-
-
-def _copy_of(flow: Any) -> Any:
-    copied = object.__new__(type(flow))
-    copied.__dict__.update(flow.__dict__)
-    return copied
-
-
-def _resources() -> dict[str, float] | None:
-    """What `dask.annotate(resources=…)` around the submit asks for."""
-    found: dict[str, float] | None = get_annotations().get("resources")
-    return found
 
 
 def _without_futures(value: Any, upstream: list[Any]) -> Any:
@@ -140,9 +129,14 @@ def _without_futures(value: Any, upstream: list[Any]) -> Any:
 _CONNECTION: "Connection | None" = None  # one per process: Prefect makes task runners where we cannot pass it
 
 
+def _here() -> "Connection | None":
+    """The child's connection; None on a worker."""
+    return _CONNECTION if workers.owner_of_this_context() is None else None
+
+
 def current_client() -> distributed.Client:
     """The run's Dask client: on a worker the worker's own. Raises RuntimeError where there is none."""
-    if workers.OWNER.get() is not None:
+    if workers.owner_of_this_context() is not None:
         return distributed.get_client()
     if _CONNECTION is None:
         raise RuntimeError("this run's flow group has no Dask workers: deploy it with cluster=Cluster(workers=…)")
@@ -160,6 +154,11 @@ class Connection:
         self._token = token
         self._client: distributed.Client | None = None
         self._lock = threading.Lock()
+        self.parts = Parts()
+        self.in_flight = InFlight(self._pending)
+
+    def _pending(self) -> int:
+        return sum(state.status == "pending" for state in list(self.client().futures.values()))
 
     def client(self) -> distributed.Client:
         """Raises OSError when the scheduler does not answer within 30 s."""
@@ -179,21 +178,28 @@ class Connection:
         global _CONNECTION
         _CONNECTION = None
         if self._client is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                self._client.run_on_scheduler(forget, topic_of(self._client.id))
             self._client.close(timeout=5)
 
     async def _heard(self, stamped: tuple[float, dict[str, Any]]) -> None:
         message = stamped[1]
-        if message["kind"] == "log":
-            self._shipper.log(json.loads(message["body"]))
-        elif message["kind"] == "event":
-            self._shipper.event(engine.complete(json.loads(message["body"])))
-        else:
+        if message["kind"] == "call":
             self._loop().add_callback(self._call, message)  # it may take long: the next log must not wait for it
+            return
+        for kind, body in message["said"]:
+            if kind == "log":
+                self._shipper.log(json.loads(body))
+            elif kind == "event":
+                self._shipper.event(engine.complete(json.loads(body)))
+            else:
+                GroupFuture.hear(*body)
 
     async def _call(self, message: dict[str, Any]) -> None:
         headers = {**message["headers"], "authorization": f"Bearer {self._token}"}
-        if message["path"].startswith(imports.MODULES_PATH):
-            await self._answer(message, await asyncio.to_thread(self._module, message["path"]))
+        if message["path"].startswith((imports.MODULES_PATH, PARTS_PATH)):
+            find = self._module if message["path"].startswith(imports.MODULES_PATH) else self._part
+            await self._answer(message, await asyncio.to_thread(find, message["path"]))
             return
         try:
             async with httpx.AsyncClient(base_url=self._api_url, timeout=_CALL_TIMEOUT_S, verify=False) as http:  # noqa: S501  loopback
@@ -218,6 +224,10 @@ class Connection:
         except (Exception, SystemExit) as exc:  # noqa: BLE001  the module's own code runs here: anything may come out
             return {"status": 500, "headers": {}, "body": f"{type(exc).__name__}: {exc}".encode()}
         return {"status": 404 if packed is None else 200, "headers": {}, "body": packed or b""}
+
+    def _part(self, path: str) -> dict[str, Any]:
+        part = self.parts.get(path.removeprefix(PARTS_PATH).strip("/"))
+        return {"status": 404 if part is None else 200, "headers": {}, "body": part or b""}
 
     def _loop(self) -> Any:
         return self.client().loop

@@ -6,6 +6,7 @@ thread, before its result does, so that the child has them when it sees the resu
 """
 
 import asyncio
+import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
-import cloudpickle
 import httpx
 import prefect.context
 from prefect.context import FlowRunContext, SettingsContext, TaskRunContext
@@ -23,9 +23,20 @@ from prefect.settings import PREFECT_API_KEY
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.utilities.collections import visit_collection
 
-from flowgroup.driver import engine, imports
+from flowgroup.driver import engine, frames, imports, lean_tasks
+from flowgroup.driver.parts import PARTS_PATH, Part, Shelf
+from flowgroup.driver.pickles import dumped_if_small
 
 _REMEMBERED_RUNS = 10_000
+_TOLD_BYTES = 16 * 1024  # a larger state is fetched by who wants it
+
+
+class ToChild(Protocol):
+    """The way to the child that sent a task."""
+
+    def say(self, owner: str, kind: str, body: Any) -> None: ...
+    def flush(self, owner: str) -> None: ...
+    def ask(self, owner: str, path: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -35,49 +46,104 @@ class Upstream:
     index: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """
+    One task run as it travels; `owner` is the Dask client of the run's child. `told`: say the final state at once.
+
+    `depth` is 1 for a task of the flow, 2 for a task of such a task.
+    """
+
+    owner: str
+    flow_run_id: str | None
+    names: frozenset[str]
+    told: bool
+    depth: int
+    code: Part
+    frame: Part
+    call: bytes
+
+
 OWNER: ContextVar[str | None] = ContextVar("flowgroup_owner", default=None)
 """The Dask client of the child whose task this thread runs."""
+DEPTH: ContextVar[int] = ContextVar("flowgroup_depth", default=0)
+FRAME: ContextVar[bytes | None] = ContextVar("flowgroup_frame", default=None)
+"""What the context of the task that this thread runs was made from."""
 _TASKS: Counter[str] = Counter()  # tasks of each owner that run here now
 _COUNTING = Lock()
 _OWNERS: OrderedDict[str, str] = OrderedDict()  # flow run id -> owner, for threads that a task started
-
+_shelf = Shelf()
+_child: ToChild
+_api_url = ""
 
 _release: Callable[[str], None] = lambda _: None  # noqa: E731
 
 
-def run_task(payload: bytes, *upstream: Any) -> Any:
+def start(child: ToChild, *, lean: bool) -> None:
+    """On a worker, once, before its first task."""
+    global _release, _child, _api_url
+    _child, _api_url = child, _current_api_url()
+    imports.install()
+    _release = engine.keep_slots_apart(owner_of_this_context)
+    if lean:
+        lean_tasks.apply()
+
+
+def run_task(work: Work, *upstream: Any) -> Any:
     """Run one Prefect task here; its final state is the result. `upstream` are the states of what it waits for."""
-    work: dict[str, Any] = cloudpickle.loads(payload)
-    owner: str = work["owner"]  # the child's Dask client
-    if work["flow_run_id"]:
-        _remember(work["flow_run_id"], owner)
-    arguments = {
-        "task": work["task"],
-        "task_run_id": work["task_run_id"],
-        "parameters": _with_states(work["parameters"], upstream),
-        "wait_for": _with_states(work["wait_for"], upstream),
-        "dependencies": work["dependencies"],
-        "context": work["context"],
+    owner = work.owner
+    if work.flow_run_id:
+        _remember(work.flow_run_id, owner)
+    with _working_for(owner, work.depth), imports.of_run(_code(owner, work.names)):
+        arguments = _arguments(work, upstream)
+        with frames.settings_of(arguments["context"], _settings(owner)), lean_tasks.client_of(owner):
+            state = _run(arguments)
+        if work.told and (told := dumped_if_small(state, _TOLD_BYTES)):
+            _child.say(owner, "state", [str(arguments["task_run_id"]), told])
+    return state
+
+
+def _run(arguments: dict[str, Any]) -> Any:
+    if arguments["task"].isasync:
+        return asyncio.run(run_task_async(**arguments))
+    return run_task_sync(**arguments)
+
+
+def _arguments(work: Work, upstream: tuple[Any, ...]) -> dict[str, Any]:
+    """What Prefect's task engine is called with. Made anew for each task run: tasks do not share what they change."""
+
+    def ask(digest: str) -> bytes | None:
+        answer = _child.ask(work.owner, f"{PARTS_PATH}/{digest}")
+        return answer["body"] if answer["status"] == httpx.codes.OK else None
+
+    task = pickle.loads(_shelf.take(work.code, ask))  # noqa: S301  made by the run's own child
+    frame = _shelf.take(work.frame, ask)
+    FRAME.set(frame)
+    call = pickle.loads(work.call)  # noqa: S301
+    return {
+        "task": task,
+        "task_run_id": call["task_run_id"],
+        "parameters": _with_states(call["parameters"], upstream),
+        "wait_for": _with_states(call["wait_for"], upstream),
+        "dependencies": call["dependencies"],
+        "context": {**pickle.loads(frame), **call["context"]},  # noqa: S301
         "return_type": "state",
     }
-    with (
-        _working_for(owner),
-        imports.of_run(_code(owner, work["names"])),
-        SettingsContext(profile=prefect.context.get_settings_context().profile, settings=_settings(owner)),
-    ):
-        return asyncio.run(run_task_async(**arguments)) if work["task"].isasync else run_task_sync(**arguments)
 
 
 @contextmanager
-def _working_for(owner: str) -> Iterator[None]:
+def _working_for(owner: str, depth: int) -> Iterator[None]:
     """What is kept for an owner goes when the last of its tasks here has ended."""
-    token = OWNER.set(owner)
+    tokens = OWNER.set(owner), DEPTH.set(depth), FRAME.set(None)
     with _COUNTING:
         _TASKS[owner] += 1
     try:
         yield
     finally:
-        OWNER.reset(token)
+        _child.flush(owner)
+        OWNER.reset(tokens[0])
+        DEPTH.reset(tokens[1])
+        FRAME.reset(tokens[2])
         with _COUNTING:
             _TASKS[owner] -= 1
             if not _TASKS[owner]:
@@ -95,6 +161,11 @@ def owner_of(run_id: str | None) -> str | None:
     return _OWNERS.get(run_id or "")
 
 
+def is_foreign() -> bool:
+    """Whether this thread runs a task that a stock DaskTaskRunner sent: it brought its run's settings, and reports itself."""
+    return owner_of_this_context() is None and _current_api_url() != _api_url
+
+
 def flow_run_id() -> str | None:
     """The flow run whose code this thread runs, if Prefect knows."""
     flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
@@ -103,11 +174,16 @@ def flow_run_id() -> str | None:
     return str(task_context.task_run.flow_run_id) if task_context and task_context.task_run.flow_run_id else None
 
 
+def _current_api_url() -> str:
+    return str(prefect.context.get_settings_context().settings.api.url)
+
+
 def _remember(run_id: str, owner: str) -> None:
-    _OWNERS[run_id] = owner
-    _OWNERS.move_to_end(run_id)
-    while len(_OWNERS) > _REMEMBERED_RUNS:
-        _OWNERS.popitem(last=False)
+    with _COUNTING:
+        _OWNERS[run_id] = owner
+        _OWNERS.move_to_end(run_id)
+        while len(_OWNERS) > _REMEMBERED_RUNS:
+            _OWNERS.popitem(last=False)
 
 
 @lru_cache(maxsize=256)
@@ -115,28 +191,20 @@ def _code(owner: str, names: frozenset[str]) -> imports.Code:
     """The modules of the run whose child is `owner`."""
 
     def fetch(name: str) -> bytes | None:
-        address = str(prefect.context.get_settings_context().settings.api.url).removesuffix("/api")
-        answer = httpx.get(
-            f"{address}{imports.MODULES_PATH}/{name}", headers={"Authorization": f"Bearer {owner}"}, timeout=120
-        )
-        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
-            raise ImportError(f"{name} cannot be imported: {answer.text}", name=name)
-        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.raise_for_status().content
+        answer = _child.ask(owner, f"{imports.MODULES_PATH}/{name}")
+        if answer["status"] == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise ImportError(f"{name} cannot be imported: {answer['body'].decode()}", name=name)
+        return None if answer["status"] == httpx.codes.NOT_FOUND else bytes(answer["body"])
 
     return imports.Code(names, fetch)
 
 
-def start() -> None:
-    """On a worker, once, before its first task."""
-    global _release
-    imports.install()
-    _release = engine.keep_slots_apart(owner_of_this_context)
-
-
 @lru_cache(maxsize=256)
-def _settings(owner: str) -> Any:
+def _settings(owner: str) -> SettingsContext:
     """The worker's settings with the owner's name as API key: it is no secret, it tells the bridge whose calls these are."""
-    return prefect.context.get_settings_context().settings.copy_with_update(updates={PREFECT_API_KEY: owner})
+    own = prefect.context.get_settings_context()
+    settings = own.settings.copy_with_update(updates={PREFECT_API_KEY: owner})
+    return SettingsContext(profile=own.profile, settings=settings)
 
 
 def _with_states(value: Any, upstream: tuple[Any, ...]) -> Any:

@@ -160,7 +160,8 @@ class Local:
     def _dask_env(self, place: Path, spec: ClusterSpec) -> dict[str, str]:
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
         env = settings.environment_for_clusters(self.driver)
-        return {**env, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **_QUIET}
+        lean = {"FLOWGROUP_DRIVER_LEAN": str(self.driver.lean)}
+        return {**env, **lean, **_SHORT_LOGS, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **_QUIET}
 
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
         return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")
@@ -206,6 +207,8 @@ class Local:
         return path.read_text().strip()
 
 
+# The scheduler keeps so many messages of every topic: what all tasks of a run logged lately.
+_SHORT_LOGS = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "50"}
 # What tasks log goes to the API; a second copy would fill the disk.
 _QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
 

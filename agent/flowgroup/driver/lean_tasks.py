@@ -1,0 +1,98 @@
+"""
+What is changed in Prefect on a worker to make small tasks cheap, each with its reason.
+
+Each change is checked against the installed version when it is applied; one that does not fit is left out, with a line in
+the worker's log: everything works without it, only slower.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from threading import Lock
+from types import SimpleNamespace
+
+from prefect import serializers
+from prefect.blocks import core as blocks
+from prefect.client import orchestration
+from prefect.context import SyncClientContext
+
+from flowgroup import log
+
+_log = log.get()
+_CLIENTS = 32
+
+
+def apply() -> None:
+    """All of them, once, when the worker starts."""
+    for change in (keep_ssl_contexts, keep_clients, keep_encoders, keep_slugs):
+        apply_one(change)
+
+
+def apply_one(change: Callable[[], None]) -> None:
+    try:
+        change()
+    except AttributeError as exc:
+        _log.warning("prefect_not_changed", change=change.__name__, reason=str(exc))
+
+
+def keep_ssl_contexts() -> None:
+    """Prefect reads the certificates of the machine for each client: 20 ms, though the address here is plain HTTP."""
+    stock = orchestration.ssl  # type: ignore[attr-defined]
+    cached = lru_cache(maxsize=8)(stock.create_default_context)
+    named = {name: getattr(stock, name) for name in ("SSLContext", "CERT_NONE")}
+    orchestration.ssl = SimpleNamespace(create_default_context=cached, **named)  # type: ignore[attr-defined,assignment]
+
+
+def keep_encoders() -> None:
+    """Prefect looks for its own JSON encoder as a module first, in all of `sys.path`, each time it makes a cache key."""
+    stock = serializers.from_qualified_name  # type: ignore[attr-defined]
+    own = lru_cache(maxsize=32)(stock)
+    serializers.from_qualified_name = lambda name: (  # type: ignore[attr-defined]
+        own(name) if name.startswith("prefect.") else stock(name)
+    )
+
+
+def keep_slugs() -> None:
+    """Prefect makes the slug of a block's type anew for each block: with a transliteration of Unicode."""
+    blocks.slugify = lru_cache(maxsize=256)(blocks.slugify)  # type: ignore[attr-defined,assignment]
+
+
+_clients: OrderedDict[str, SyncClientContext] = OrderedDict()
+_lock = Lock()
+_keeps_clients = False
+
+
+def keep_clients() -> None:
+    """Prefect makes two clients for each task. Here all tasks of one run use one."""
+    global _keeps_clients
+    for name in ("__var__", "get_or_create", "get"):
+        getattr(SyncClientContext, name)
+    _keeps_clients = True
+
+
+@contextmanager
+def client_of(owner: str) -> Iterator[None]:
+    """For the block: the owner's client is the one that Prefect finds. Under the settings of the owner."""
+    if not _keeps_clients:
+        yield
+        return
+    token = SyncClientContext.__var__.set(_client(owner))
+    try:
+        yield
+    finally:
+        SyncClientContext.__var__.reset(token)
+
+
+def _client(owner: str) -> SyncClientContext:
+    with _lock:
+        if owner not in _clients or getattr(
+            _clients[owner].client, "_closed", False
+        ):  # a task may end it: `with get_client(…) as client`
+            context = SyncClientContext()
+            context.client.__enter__()
+            _clients[owner] = context
+        _clients.move_to_end(owner)
+        if len(_clients) > _CLIENTS:
+            _clients.popitem(last=False)  # not closed: a task that runs may have it; its connections end by themselves
+        return _clients[owner]
