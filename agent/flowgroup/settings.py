@@ -140,11 +140,6 @@ class DriverSettings(_Section):
         description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "
         "separated by commas, in which * stands for anything",
     )
-    lean: bool = Field(
-        default=True,
-        description="change Prefect's engine where that saves needless waits and calls; everything works without it, "
-        "only slower",
-    )
 
     profile: Path | None = Field(
         default=None, description="a folder in which each run leaves where its time went (make profile); it costs time"

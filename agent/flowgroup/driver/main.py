@@ -171,8 +171,8 @@ def zygote_main(fd: int) -> None:
 
     oskit.die_with_parent(signal.SIGKILL)
     with warming.one_thread():  # Dask imports numpy where it is installed
-        from flowgroup.driver import child, engine, preload
+        from flowgroup.driver import child, engine, preload, settle
     engine.check()
     preload.preload()
     run = sampled(child.run, profile_folder())
-    serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run))
+    serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run, settle.take_on))

@@ -13,6 +13,8 @@ import prefect.context
 from prefect.context import SettingsContext, get_settings_context
 from pydantic import BaseModel, SecretStr
 
+from flowgroup.settings import set_environment
+
 _QUICK = frozenset({"PREFECT_HOME", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_UI_URL"})
 
 
@@ -23,6 +25,11 @@ def settle(env: Mapping[str, str], changed: Set[str], *, quickly: bool) -> None:
         _quick(env)
     elif names:
         prefect.context.refresh_global_settings_context()
+
+
+def take_on(env: Mapping[str, str]) -> None:
+    """The environment, and what Prefect reads of it."""
+    settle(env, set_environment(env), quickly=False)
 
 
 def _quick(env: Mapping[str, str]) -> None:

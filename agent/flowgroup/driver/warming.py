@@ -12,13 +12,12 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 from flowgroup.driver import installed, pools
 from flowgroup.driver.making_way import OwnFirst
-from flowgroup.driver.settle import settle
 from flowgroup.driver.zygote import Prepare, Run, Say, threads
 from flowgroup.settings import environment_meanwhile, set_environment
 
@@ -46,13 +45,13 @@ def settled(run: Run) -> Run:
     return settle_and_run
 
 
-def preparing(run: Run) -> Prepare:
-    """What makes a process a template of children that `run`."""
+def preparing(run: Run, take_on: Callable[[dict[str, str]], object] = set_environment) -> Prepare:
+    """What makes a process a template of children that `run`. `take_on` is given the environment that they share."""
 
     def prepare(wish: bytes, say: Say) -> Run | None:
         wanted = json.loads(wish)
         zygotes = frozenset(sys.modules)
-        settle(wanted["env"], set_environment(wanted["env"]), quickly=False)
+        take_on(wanted["env"])
         if not _is_warm(wanted["modules"], say):
             return None
         way = OwnFirst(frozenset(sys.modules) - zygotes)
