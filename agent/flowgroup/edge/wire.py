@@ -149,7 +149,7 @@ async def connected(
         client = httpx.AsyncClient(
             headers=headers_for(settings),
             timeout=settings.api_request_timeout,
-            verify=tls_for(settings) if settings.api_url.startswith("https") else False,
+            verify=_verified(settings),
             limits=httpx.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S),
             transport=transport,
         )
@@ -157,6 +157,12 @@ async def connected(
         raise Refused(f"PREFECT_API_URL {settings.api_url!r} or the headers for it are not usable: {exc}") from exc
     async with client:
         yield Wire(settings.api_url, client, 2 * settings.api_request_timeout)
+
+
+def _verified(settings: PrefectSettings) -> ssl.SSLContext | bool:
+    """Without TLS nothing is verified, and no certificates are loaded; a file that is named must be readable all the same."""
+    is_tls = str(settings.api_url).startswith("https")
+    return tls_for(settings) if is_tls or settings.api_ssl_cert_file else False
 
 
 def _check_address(url: str) -> None:
