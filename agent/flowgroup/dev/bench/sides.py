@@ -91,8 +91,8 @@ class Size:
 @dataclass(frozen=True)
 class Side:
     """
-    `pool` is its work pool, `deployments` gives the id of each flow's deployment, `up` is the block in which the side takes runs. `folder` is
-    where our daemon keeps its state, `worker` the noted process of the other side.
+    `deployments` gives the id of each flow's deployment on the work pool `pool`, `up` is the block in which the side takes
+    runs. `folder` is where our daemon keeps its state, `worker` the noted process of the other side.
     """
 
     name: str
