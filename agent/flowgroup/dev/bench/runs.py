@@ -26,6 +26,10 @@ def post(api: httpx.Client, path: str, body: dict[str, Any]) -> Any:
     return _told(api, api.build_request("POST", path, json=body, params={OURS: ""}))
 
 
+def patch(api: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    _answered(api, api.build_request("PATCH", path, json=body, params={OURS: ""}))
+
+
 def get(api: httpx.Client, path: str, **params: str) -> Any:
     return _told(api, api.build_request("GET", path, params={OURS: "", **params}))
 
@@ -102,10 +106,14 @@ def _unhappy(api: httpx.Client, runs: list[str]) -> str:
 
 
 def _told(api: httpx.Client, request: httpx.Request) -> Any:
+    return _answered(api, request).json()
+
+
+def _answered(api: httpx.Client, request: httpx.Request) -> httpx.Response:
     try:
         response = api.send(request)
     except httpx.TransportError as exc:
         raise Permanent(f"{request.method} {request.url.path}: {type(exc).__name__} {exc}") from exc
     if response.is_error:
         raise Permanent(f"Prefect's API answers {response.status_code} to {request.url.path}: {response.text[:300]}")
-    return response.json()
+    return response

@@ -91,12 +91,13 @@ class Size:
 @dataclass(frozen=True)
 class Side:
     """
-    `deployments` gives the id of each flow's deployment, `up` is the block in which the side takes runs. `folder` is
-    where our daemon keeps its state, `worker` the noted process of the other side.
+    `deployments` gives the id of each flow's deployment on the work pool `pool`, `up` is the block in which the side takes
+    runs. `folder` is where our daemon keeps its state, `worker` the noted process of the other side.
     """
 
     name: str
     size: Size
+    pool: str
     deployments: Mapping[str, str]
     up: AbstractContextManager[object]
     folder: Path | None = None
@@ -115,7 +116,7 @@ def ours(bench: Bench, size: Size) -> Side:
     cold = [(f"cold-{number}", "flows.py:empty", 0, f"true {number}") for number in range(_COLD)]
     found = deployed(bench, OURS, [*shared, *own, *cold])
     folder = bench.mind.folder / OURS
-    return Side(OURS, size, found, _ended(running(daemon.pid), folder), folder=folder)
+    return Side(OURS, size, OURS, found, _ended(running(daemon.pid), folder), folder=folder)
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def process_worker(bench: Bench, name: str, size: Size, env: Mapping[str, str]) 
     address = "/deployments/name/{}/bench-" + pool
     found = {flow: str(runs.get(bench.api, address.format(flow))["id"]) for flow in _SHARED_FLOWS}
     worker: list[Running] = []
-    return Side(name, size, found, _worker(bench, pool, env, worker), worker=worker)
+    return Side(name, size, pool, found, _worker(bench, pool, env, worker), worker=worker)
 
 
 @contextmanager
