@@ -64,7 +64,8 @@ class GroupFuture(PrefectDaskFuture[Any]):
         """Wait until the task run has ended, and take its state if it was told. What is left of the time."""
         if self._is_settled():
             return timeout
-        lend_thread()
+        if not self._wrapped_future.done():
+            lend_thread()
         began = time.monotonic()
         unless_ended = contextlib.suppress(
             distributed.TimeoutError, distributed.CancelledError

@@ -1,8 +1,9 @@
 """
 The child's side of Dask: a task runner that sends tasks to the group's workers, and the calls that tasks need.
 
-A task goes as cloudpickle bytes made here, with every module under the run's code folder by value; its settings stay
-here. Its logs, events and API calls come back over Dask on a topic of this client's own.
+A task goes as cloudpickle bytes made here, with every module under the run's code folder by value; what tasks have in
+common goes once (`parts.py`, `frames.py`), and so many tasks at a time (`inflight.py`). The token stays here. A task's logs,
+events, API calls and small results come back over Dask on a topic of this client's own.
 """
 
 import asyncio
