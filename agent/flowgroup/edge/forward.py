@@ -56,7 +56,7 @@ def client(*, uds: Path | None = None, verify: ssl.SSLContext | bool = True) -> 
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=KEEPALIVE_S)
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
     if uds is not None:
-        transport = httpx.AsyncHTTPTransport(uds=str(uds), limits=limits)
+        transport = httpx.AsyncHTTPTransport(uds=str(uds), limits=limits, verify=False)
         made = httpx.AsyncClient(transport=transport, cookies=no_cookies, trust_env=False)
     else:
         made = httpx.AsyncClient(verify=verify, limits=limits, cookies=no_cookies)
