@@ -28,6 +28,7 @@ import prefect.results
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.events.utilities import emit_event
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
+from prefect.settings import PREFECT_API_SSL_CERT_FILE
 
 from flowgroup import log
 from flowgroup.driver.related import Relations
@@ -125,7 +126,7 @@ _SSL = _Ssl(ssl)
 
 def make_tls_context() -> None:
     """In the zygote, so that children find the usual one made."""
-    _SSL.create_default_context(cafile=certifi.where())
+    _SSL.create_default_context(cafile=PREFECT_API_SSL_CERT_FILE.value() or certifi.where())
 
 
 @expects(

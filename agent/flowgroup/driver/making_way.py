@@ -1,10 +1,10 @@
 """A run's own module goes before an installed one of the same name, also where the template has imported that one already."""
 
-import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, all_suffixes
+from pathlib import Path
 from types import ModuleType
 
 from flowgroup.driver import installed
@@ -34,6 +34,16 @@ class OwnFirst(MetaPathFinder):
             return
         new = [entry for entry in installed.ahead(now) if entry not in self._seen]
         self._seen = now
-        own = {module.name for module in pkgutil.iter_modules(new)} & self._tops
+        own = {name for entry in new for name in _modules_in(Path(entry))} & self._tops
         for name in [name for name in sys.modules if name.partition(".")[0] in own]:
             del sys.modules[name]
+
+
+def _modules_in(folder: Path) -> set[str]:
+    """What could be imported from there. `pkgutil` says it more exactly, and takes ten times as long."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return set()
+    suffixes = tuple(all_suffixes())
+    return {entry.name.partition(".")[0] for entry in entries if entry.name.endswith(suffixes) or entry.is_dir()}

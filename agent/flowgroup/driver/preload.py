@@ -1,8 +1,12 @@
 """What the zygote imports and makes once, so that no child has to: what Prefect imports only when a run first needs it."""
 
 import importlib
+import re
 
 from prefect import flow
+from prefect.logging.highlighters import PrefectConsoleHighlighter
+from pydantic import BaseModel
+from pydantic._internal._mock_val_ser import MockValSer
 
 from flowgroup.driver import lean, tasks  # noqa: F401  (tasks: distributed and prefect-dask with it)
 
@@ -22,6 +26,30 @@ _LATE = (
     "prefect.utilities.timeout",
     "psutil",
 )
+_MODELS = frozenset(
+    {
+        "prefect.client.schemas.actions",
+        "prefect.client.schemas.objects",
+        "prefect.client.schemas.responses",
+        "prefect.context",
+        "prefect.events.schemas.events",
+        "prefect.results",
+        "prefect.types",
+    }
+)
+"""Where the models are that every run uses. There are twice as many others."""
+
+
+def _finish_models(model: type[BaseModel]) -> None:
+    """Pydantic finishes some of Prefect's models when they are first used: that is in every child anew."""
+    for below in model.__subclasses__():
+        if below.__module__ in _MODELS and not _is_finished(below):
+            below.model_rebuild(raise_errors=False)
+        _finish_models(below)
+
+
+def _is_finished(model: type[BaseModel]) -> bool:
+    return model.__pydantic_complete__ and not isinstance(model.__pydantic_validator__, MockValSer)
 
 
 def preload() -> None:
@@ -37,5 +65,8 @@ def preload() -> None:
         return number
 
     rehearsal.validate_parameters({"number": 1})
+    _finish_models(BaseModel)
+    for pattern in PrefectConsoleHighlighter.highlights:
+        re.compile(pattern)
     lean.fitting()
     lean.make_tls_context()
