@@ -205,7 +205,7 @@ async def test_an_attempt_has_ended_when_the_relay_has_all_that_its_child_said(d
             await until(desk[0], "a", "ended")
     RELAY.is_away = False
     await until(desk[0], "a", "ended")
-    assert RELAY.taken == [{"token": "token", "logs": [{"message": "the last line"}], "events": []}]
+    assert RELAY.taken == [{"token": "token", "logs": [{"message": "the last line"}]}]
 
 
 async def test_a_suspension_reaches_the_child(desk: tuple[Desk, FakeForks]) -> None:

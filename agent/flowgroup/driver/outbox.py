@@ -1,9 +1,10 @@
 """
 The desk's outbox: what all children say, sent to the relay together.
 
-In: each child's socket (`shipper.py` has the other end). Out: `POST /flowgroup/records`, a batch of all children's logs
-and events, in the order in which each child said them. Nothing that was read is dropped while the desk lives: while the
-relay does not answer the batch is sent again, and when too much waits no more is read, so that children wait.
+In: each child's socket (`shipper.py` has the other end). Out: `POST /flowgroup/records`, a batch of all children's logs,
+and one of their events, in the order in which each child said them. Nothing that was read is dropped while the desk
+lives: while the relay does not answer the batch is sent again, and when too much waits no more is read, so that
+children wait.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from flowgroup.retry import pause_s
 _log = log.get()
 _GATHER_S = 0.1
 _BATCH_BYTES = 2 * 1024 * 1024
+_BATCH_RECORDS = 500  # what the relay makes one call of
+_KINDS = {"log": "logs", "event": "events"}
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 _MOST_LINE_BYTES = 8 * 1024 * 1024
 _CALL_TRIES = 20
@@ -58,19 +61,38 @@ class Mailbag:
 @dataclass(frozen=True, slots=True)
 class _Item:
     bag: Mailbag
-    kind: str  # "logs" or "events"
     raw: bytes
 
 
+@dataclass(slots=True)
+class _Queue:
+    """One kind of records. What is sent again is of one kind, so that what the API has of the other is not sent twice."""
+
+    items: deque[_Item] = field(default_factory=deque)
+    something: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def batch(self) -> list[_Item]:
+        """As much as one call may have; at least one item if there is any."""
+        batch: list[_Item] = []
+        size = 0
+        while self.items and len(batch) < _BATCH_RECORDS:
+            if batch and size + len(self.items[0].raw) > _BATCH_BYTES:
+                break
+            batch.append(self.items.popleft())
+            size += len(batch[-1].raw)
+        if not batch:
+            self.something.clear()
+        return batch
+
+
 class Outbox:
-    """`client` speaks to the relay. `run` is its one loop; `collect` reads one child."""
+    """`client` speaks to the relay. `run` sends; `collect` reads one child."""
 
     def __init__(self, client: httpx.AsyncClient, url: str = "http://relay") -> None:
         self._client = client
         self._url = url
-        self._queue: deque[_Item] = deque()
+        self._queues = {kind: _Queue() for kind in _KINDS.values()}
         self._bytes = 0
-        self._something = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
@@ -107,11 +129,14 @@ class Outbox:
 
     async def run(self) -> None:
         """Send, without end."""
+        await asyncio.gather(*(self._run(kind, queue) for kind, queue in self._queues.items()))
+
+    async def _run(self, kind: str, queue: _Queue) -> None:
         while True:
-            await self._something.wait()
+            await queue.something.wait()
             await asyncio.sleep(_GATHER_S)
-            while batch := self._batch():
-                await self._send(batch)
+            while batch := queue.batch():
+                await self._send(kind, batch)
 
     # One child's lines
 
@@ -121,18 +146,18 @@ class Outbox:
             kind, value = next(iter(item.items())) if item else ("", None)
         except (ValueError, AttributeError, RecursionError):  # a line that was cut off; user code may write there too
             return
-        if kind in {"log", "event"}:
-            self._put(bag, "logs" if kind == "log" else "events", json.dumps(value).encode())
+        if kind in _KINDS:
+            self._put(bag, _KINDS[kind], json.dumps(value).encode())
         elif kind == "call":
             self._call(bag, value)
         elif kind == "beat":
             self._beat(bag, value)
 
     def _put(self, bag: Mailbag, kind: str, raw: bytes) -> None:
-        self._queue.append(_Item(bag, kind, raw))
+        self._queues[kind].items.append(_Item(bag, raw))
+        self._queues[kind].something.set()
         self._bytes += len(raw)
         bag.add(1)
-        self._something.set()
         if self._bytes > _MOST_WAITING_BYTES:
             self._room.clear()
 
@@ -179,21 +204,11 @@ class Outbox:
 
     # Batches
 
-    def _batch(self) -> list[_Item]:
-        batch: list[_Item] = []
-        size = 0
-        while self._queue and (not batch or size + len(self._queue[0].raw) < _BATCH_BYTES):
-            batch.append(self._queue.popleft())
-            size += len(batch[-1].raw)
-        self._bytes -= size
+    async def _send(self, kind: str, batch: list[_Item]) -> None:
+        self._bytes -= sum(len(item.raw) for item in batch)
         if self._bytes <= _MOST_WAITING_BYTES:
             self._room.set()
-        if not batch:
-            self._something.clear()
-        return batch
-
-    async def _send(self, batch: list[_Item]) -> None:
-        body = _encoded(batch)
+        body = _encoded(kind, batch)
         tries = 0
         while (trouble := await self._posted(body)) is not None:
             tries += 1
@@ -221,14 +236,13 @@ class Outbox:
         return None
 
 
-def _encoded(batch: list[_Item]) -> bytes:
-    """`{"attempts": [{"token": …, "logs": […], "events": […]}, …]}`, from records that are JSON already."""
-    bags: dict[int, tuple[str, dict[str, list[bytes]]]] = {}
+def _encoded(kind: str, batch: list[_Item]) -> bytes:
+    """`{"attempts": [{"token": …, "logs": […]}, …]}` (or `events`), from records that are JSON already."""
+    bags: dict[int, tuple[str, list[bytes]]] = {}
     for item in batch:
-        bags.setdefault(id(item.bag), (item.bag.token, {"logs": [], "events": []}))[1][item.kind].append(item.raw)
+        bags.setdefault(id(item.bag), (item.bag.token, []))[1].append(item.raw)
     parts = [
-        b'{"token":%s,"logs":[%s],"events":[%s]}'
-        % (json.dumps(token).encode(), b",".join(kinds["logs"]), b",".join(kinds["events"]))
-        for token, kinds in bags.values()
+        b'{"token":%s,"%s":[%s]}' % (json.dumps(token).encode(), kind.encode(), b",".join(records))
+        for token, records in bags.values()
     ]
     return b'{"attempts":[' + b",".join(parts) + b"]}"

@@ -68,14 +68,14 @@ def _address(args: argparse.Namespace) -> Address:
 
 def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
     """Serve until SIGTERM or SIGINT; a second one does not wait for calls under way."""
-    verify = tls_of(settings.prefect)
+    verify = tls_of(settings.prefect) if secrets.api_url.startswith("https:") else None  # certificates take 7 MB
     with listening(listen) as listener:
         log.get().info("relay_listens", at=str(listen) if isinstance(listen, Path) else listener.getsockname()[:2])
         asyncio.run(_serve(settings, secrets, listener, verify))
 
 
-async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket, verify: ssl.SSLContext) -> None:
-    async with forward.client(verify=verify) as client:
+async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket, verify: ssl.SSLContext | None) -> None:
+    async with forward.client(verify=verify or False) as client:
         app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify))
         server = _Server(server_config(app))
         loop = asyncio.get_running_loop()
