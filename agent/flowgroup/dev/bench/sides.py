@@ -19,7 +19,7 @@ from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
 FLOWS = Path(__file__).with_name("flows")
-_SHARED_FLOWS = ("empty", "speaks", "sleeps")
+_SHARED_FLOWS = {"empty": "empty.py:empty", "speaks": "flows.py:speaks", "sleeps": "flows.py:sleeps"}
 _COLD = 4
 _GRACE_S = 10.0
 _DEPLOY_OURS = """
@@ -39,8 +39,8 @@ _DEPLOY = """
 import sys
 from prefect import flow
 folder, pool, *names = sys.argv[1:]
-for name in names:
-    made = flow.from_source(source=folder, entrypoint=f"flows.py:{name}")
+for entrypoint in names:
+    made = flow.from_source(source=folder, entrypoint=entrypoint)
     made.deploy(name="bench-" + pool, work_pool_name=pool, build=False, push=False, print_next_steps=False)
 """
 
@@ -107,13 +107,13 @@ class Side:
 def ours(bench: Bench, size: Size) -> Side:
     """The daemon as `flowgroup start` has it; flows deployed as bundles, without Dask but for `maps`."""
     daemon = service.start_daemon(bench.mind, bench.url, pool=OURS, log=bench.mind.folder / "daemon.log")
-    shared = [(name, f"flows.py:{name}", 0, None) for name in _SHARED_FLOWS]
+    shared = [(name, entrypoint, 0, None) for name, entrypoint in _SHARED_FLOWS.items()]
     own = [
         ("chatty", "flows.py:chatty", 0, None),
         ("maps", "flows.py:maps", 2, None),
         ("frames", "frames.py:frames", 0, None),
     ]
-    cold = [(f"cold-{number}", "flows.py:empty", 0, f"true {number}") for number in range(_COLD)]
+    cold = [(f"cold-{number}", "empty.py:empty", 0, f"true {number}") for number in range(_COLD)]
     found = deployed(bench, OURS, [*shared, *own, *cold])
     folder = bench.mind.folder / OURS
     return Side(OURS, size, OURS, found, _ended(running(daemon.pid), folder), folder=folder)
@@ -150,7 +150,7 @@ def process_worker(bench: Bench, name: str, size: Size, env: Mapping[str, str]) 
     """`prefect worker start --type process`, flows deployed from their folder. `env` is added to the worker's."""
     pool = name.replace(",", "").replace(" ", "-")
     runs.post(bench.api, "/work_pools/", {"name": pool, "type": "process"})
-    _told([sys.executable, "-c", _DEPLOY, str(FLOWS), pool, *_SHARED_FLOWS], bench.env)
+    _told([sys.executable, "-c", _DEPLOY, str(FLOWS), pool, *_SHARED_FLOWS.values()], bench.env)
     address = "/deployments/name/{}/bench-" + pool
     found = {flow: str(runs.get(bench.api, address.format(flow))["id"]) for flow in _SHARED_FLOWS}
     worker: list[Running] = []

@@ -94,7 +94,7 @@ def _stacks(folder: Path, count: int) -> list[str]:
 
 def _singles(bench: Bench, pool: str, count: int) -> list[str]:
     """Runs one at a time on a cluster that a run before them has made."""
-    deployment = deployed(bench, pool, [("empty", "flows.py:empty", 0, None)])["empty"]
+    deployment = deployed(bench, pool, [("empty", "empty.py:empty", 0, None)])["empty"]
     asked = []
     for _ in range(count + 1):
         asked.append(runs.start(bench.api, deployment))

@@ -8,11 +8,6 @@ from typing import Any
 from prefect import flow, task
 
 
-@flow
-def empty() -> None:
-    pass
-
-
 @task
 def step(number: int) -> int:
     return number
