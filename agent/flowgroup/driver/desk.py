@@ -59,7 +59,7 @@ class Carried:
     leash: socket.socket | None = None
     started: asyncio.Event = field(default_factory=asyncio.Event)  # it has a pid, or will never have one
     answered: asyncio.Event = field(default_factory=asyncio.Event)  # the child has heard that it must end
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    dead: asyncio.Event = field(default_factory=asyncio.Event)  # its process has ended: its pid may be another's now
 
     def now(self) -> Attempt:
         phase = "ended" if self.exit else self.notes.get("phase", "starting")
@@ -118,7 +118,7 @@ class Desk:
     def end_all(self, cause: str) -> None:
         """What all runs stand on is gone: end those that use Dask, each with this cause."""
         for carried in self._carried.values():
-            if carried.pid and carried.exit is None and carried.order.dask:
+            if carried.pid and not carried.dead.is_set() and carried.order.dask:
                 carried.notes["cause"] = cause
                 oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
 
@@ -129,7 +129,7 @@ class Desk:
             carried.exit = Exit(code=70, cause=f"the driver could not run it: {exc}")
         _log.info("child_ended", run=carried.order.run_id, code=carried.exit.code, signal=carried.exit.signal)
         carried.started.set()
-        carried.over.set()
+        carried.dead.set()
         self.changed.set()
 
     async def _child(self, carried: Carried) -> Exit:
@@ -166,6 +166,7 @@ class Desk:
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
             status = await forks.ended(carried.pid)
+            carried.dead.set()
             watching.cancel()
             oskit.kill(self._left_by(carried.pid, carried.order.attempt))
             forks.forget(carried.pid)
@@ -211,16 +212,17 @@ class Desk:
     async def _end(self, carried: Carried, grace_s: float) -> None:
         """Ask the child to end as cancelled, then signal it; after `grace_s` kill it and all that it started."""
         await carried.started.wait()
-        if carried.exit or carried.pid is None or carried.leash is None:
+        if carried.dead.is_set() or carried.pid is None or carried.leash is None:
             return
         with contextlib.suppress(OSError):
             carried.leash.send(CANCEL)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(carried.answered.wait(), _COMMIT_S)
-        oskit.kill({carried.pid}, signal.SIGTERM)
+        if not carried.dead.is_set():
+            oskit.kill({carried.pid}, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carried.over.wait(), grace_s)
-        if carried.exit is None:
+            await asyncio.wait_for(carried.dead.wait(), grace_s)
+        if not carried.dead.is_set():
             _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
             oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
 
