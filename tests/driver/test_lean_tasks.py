@@ -108,13 +108,13 @@ def test_a_blocks_slug_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_change_that_does_not_fit_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, change: Any, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, change: Any
 ) -> None:
-    monkeypatch.setattr(lean_tasks, "_keeps_clients", False)
+    monkeypatch.setattr(lean_tasks.CHANGES, "_fitting", None)
+    assert change in lean_tasks.CHANGES.fitting()
+    monkeypatch.setattr(lean_tasks.CHANGES, "_fitting", None)
     monkeypatch.delattr(holder, name)
-    lean_tasks.apply_one(change)
-    assert not hasattr(holder, name)
-    assert not lean_tasks._keeps_clients
+    assert lean_tasks.CHANGES.fitting() == tuple(kept for kept in lean_tasks.CHANGES.all() if kept is not change)
 
 
 def test_without_the_change_prefect_makes_its_own_client() -> None:

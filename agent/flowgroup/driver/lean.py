@@ -1,13 +1,12 @@
 """
 What is changed in Prefect's engine to save its needless waits and calls, all of it, each with what it saves.
 
-A change is made only if the installed Prefect looks as it expects (`@expects`); without it a run works all the same,
+A change is made only if the installed Prefect looks as it expects (`changes.py`); without it a run works all the same,
 only slower. `FLOWGROUP_DRIVER_LEAN=false` leaves all of them out. What Prefect needs from us to work at all is in
 `engine.py`.
 """
 
 import asyncio
-import inspect
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,8 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import certifi
@@ -30,11 +28,10 @@ from prefect.events.utilities import emit_event
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
 from prefect.settings import PREFECT_API_SSL_CERT_FILE
 
-from flowgroup import log
+from flowgroup.driver.changes import Changes
 from flowgroup.driver.related import Relations
 from flowgroup.driver.shipper import Shipper
 
-_log = log.get()
 flow_engine: Any = prefect.flow_engine  # its names are put in other things' place here
 
 
@@ -52,53 +49,14 @@ class Lean:
     learn: Callable[[dict[str, Any]], None] = field(default=lambda _: None)
 
 
-Change = Callable[[Lean], None]
-C = TypeVar("C", bound=Change)
-CHANGES: list[Change] = []
-_EXPECTED: dict[str, tuple[str, ...]] = {}
-
-
-def expects(*shapes: str) -> Callable[[C], C]:
-    """Register a change. `shapes` are what it stands on: `module:name.name(parameter, parameter)` or `module:name`."""
-
-    def register(change: C) -> C:
-        _EXPECTED[change.__name__] = shapes
-        CHANGES.append(change)
-        return change
-
-    return register
-
-
-@lru_cache(maxsize=1)
-def fitting() -> tuple[Change, ...]:
-    """The changes that fit the installed Prefect. Each that does not is logged with what is missing."""
-    found = []
-    for change in CHANGES:
-        try:
-            for shape in _EXPECTED[change.__name__]:
-                _check(shape)
-            found.append(change)
-        except (AttributeError, TypeError, ImportError) as exc:
-            _log.warning("prefect_left_as_it_is", change=change.__name__, reason=str(exc), effect="runs are slower")
-    return tuple(found)
+CHANGES: Changes[Callable[[Lean], None]] = Changes()
+expects, fitting = CHANGES.expects, CHANGES.fitting
 
 
 def apply(lean: Lean) -> None:
     """In a child, before its flow is loaded."""
     for change in fitting():
         change(lean)
-
-
-def _check(shape: str) -> None:
-    path, _, expected = shape.partition("(")
-    module, _, names = path.partition(":")
-    found: Any = import_module(module)
-    for name in names.split("."):
-        found = getattr(found, name)
-    if expected:
-        parameters = ", ".join(inspect.signature(found).parameters)
-        if parameters != expected.rstrip(")"):
-            raise TypeError(f"{path} takes ({parameters}), not ({expected}")
 
 
 # Calls that are not needed
@@ -222,24 +180,24 @@ def version_is_told_later(lean: Lean) -> None:
     _mark_starting()
     stock, stock_async = SyncPrefectClient.update_flow_run, PrefectClient.update_flow_run
 
-    def update(self: Any, flow_run_id: UUID, flow_version: str | None = None, **rest: Any) -> Any:
-        if _put_off(lean, flow_run_id, flow_version, rest):
+    def update(self: Any, flow_run_id: UUID, *positional: Any, **named: Any) -> Any:
+        if not positional and _put_off(lean, flow_run_id, named):
             return None
-        return stock(self, flow_run_id, flow_version, **rest)
+        return stock(self, flow_run_id, *positional, **named)
 
-    async def update_async(self: Any, flow_run_id: UUID, flow_version: str | None = None, **rest: Any) -> Any:
-        if _put_off(lean, flow_run_id, flow_version, rest):
+    async def update_async(self: Any, flow_run_id: UUID, *positional: Any, **named: Any) -> Any:
+        if not positional and _put_off(lean, flow_run_id, named):
             return None
-        return await stock_async(self, flow_run_id, flow_version, **rest)
+        return await stock_async(self, flow_run_id, *positional, **named)
 
-    SyncPrefectClient.update_flow_run = update  # type: ignore[method-assign,assignment]
-    PrefectClient.update_flow_run = update_async  # type: ignore[method-assign,assignment]
+    SyncPrefectClient.update_flow_run = update  # type: ignore[method-assign]
+    PrefectClient.update_flow_run = update_async  # type: ignore[method-assign]
 
 
-def _put_off(lean: Lean, run_id: UUID, version: str | None, rest: dict[str, Any]) -> bool:
-    policy = rest.get("empirical_policy")
-    is_engine = _STARTING.get() is not None and rest.keys() == {"empirical_policy"} and run_id == lean.run_id
-    if not is_engine or policy is None or policy.retries:
+def _put_off(lean: Lean, run_id: UUID, told: dict[str, Any]) -> bool:
+    version, policy = told.get("flow_version"), told.get("empirical_policy")
+    is_engine = _STARTING.get() is not None and told.keys() == {"flow_version", "empirical_policy"}
+    if not is_engine or run_id != lean.run_id or policy is None or policy.retries:
         return False
     if version is not None and version != lean.flow_version:
         lean.shipper.call("PATCH", f"/flow_runs/{run_id}", {"flow_version": version})
@@ -295,7 +253,7 @@ def events_leave_at_once(lean: Lean) -> None:
             """Nothing waits here."""
 
     sender = Sender()
-    EventsWorker.instance = classmethod(lambda cls, *_: sender)  # type: ignore[method-assign,assignment]
+    EventsWorker.instance = classmethod(lambda cls, *_, **__: sender)  # type: ignore[method-assign,assignment]
 
 
 # Waits that are not needed

@@ -1,8 +1,7 @@
 """
 What is changed in Prefect on a worker to make small tasks cheap, each with its reason.
 
-Each change is checked against the installed version when it is applied; one that does not fit is left out, with a line in
-the worker's log: everything works without it, only slower.
+A change is made only if the installed Prefect looks as it expects (`changes.py`).
 """
 
 from collections import OrderedDict
@@ -17,25 +16,21 @@ from prefect.blocks import core as blocks
 from prefect.client import orchestration
 from prefect.context import SyncClientContext
 
-from flowgroup import log
+from flowgroup.driver.changes import Changes
 
-_log = log.get()
 _CLIENTS = 32
+
+
+CHANGES: Changes[Callable[[], None]] = Changes()
 
 
 def apply() -> None:
     """All of them, once, when the worker starts."""
-    for change in (keep_ssl_contexts, keep_clients, keep_encoders, keep_slugs):
-        apply_one(change)
-
-
-def apply_one(change: Callable[[], None]) -> None:
-    try:
+    for change in CHANGES.fitting():
         change()
-    except AttributeError as exc:
-        _log.warning("prefect_not_changed", change=change.__name__, reason=str(exc))
 
 
+@CHANGES.expects("prefect.client.orchestration:ssl.create_default_context")
 def keep_ssl_contexts() -> None:
     """Prefect reads the certificates of the machine for each client: 20 ms, though the address here is plain HTTP."""
     stock = orchestration.ssl  # type: ignore[attr-defined]
@@ -44,6 +39,7 @@ def keep_ssl_contexts() -> None:
     orchestration.ssl = SimpleNamespace(create_default_context=cached, **named)  # type: ignore[attr-defined,assignment]
 
 
+@CHANGES.expects("prefect.serializers:from_qualified_name(name)")
 def keep_encoders() -> None:
     """Prefect looks for its own JSON encoder as a module first, in all of `sys.path`, each time it makes a cache key."""
     stock = serializers.from_qualified_name  # type: ignore[attr-defined]
@@ -53,6 +49,7 @@ def keep_encoders() -> None:
     )
 
 
+@CHANGES.expects("prefect.blocks.core:slugify")
 def keep_slugs() -> None:
     """Prefect makes the slug of a block's type anew for each block: with a transliteration of Unicode."""
     blocks.slugify = lru_cache(maxsize=256)(blocks.slugify)  # type: ignore[attr-defined,assignment]
@@ -63,11 +60,10 @@ _lock = Lock()
 _keeps_clients = False
 
 
+@CHANGES.expects("prefect.context:SyncClientContext.get_or_create")
 def keep_clients() -> None:
     """Prefect makes two clients for each task. Here all tasks of one run use one."""
     global _keeps_clients
-    for name in ("__var__", "get_or_create", "get"):
-        getattr(SyncClientContext, name)
     _keeps_clients = True
 
 
