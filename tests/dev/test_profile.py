@@ -118,11 +118,11 @@ def test_the_sampler_sees_what_the_main_thread_does_for_how_long_and_no_thread_t
 
 
 def test_without_a_folder_a_run_is_left_as_it_is(tmp_path: Path) -> None:
-    def run(brief: bytes, leash: int) -> int:
-        return len(brief) + leash
+    def run(brief: bytes, leash: int, shipper: int) -> int:
+        return len(brief) + leash + shipper
 
     assert sampled(run, None) is run
-    assert sampled(run, tmp_path)(b"ab", 3) == 5
+    assert sampled(run, tmp_path)(b"ab", 3, 4) == 9
     assert len(list(tmp_path.glob("*.stacks"))) == 1
 
 

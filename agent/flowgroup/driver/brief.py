@@ -22,6 +22,8 @@ def shared_environment(desk: str, storage: str) -> dict[str, str]:
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        # Tasks of a stock DaskTaskRunner take it along: what they log must be out before the run's attempt is closed.
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.1",
     }
 
 
