@@ -28,7 +28,7 @@ class FakeRelay:
             failure = self.failures.pop(0)
             if isinstance(failure, Exception):
                 raise failure
-            return httpx.Response(failure)
+            return failure if isinstance(failure, httpx.Response) else httpx.Response(failure)
         body = json.loads(request.content)
         if request.url.path == "/flowgroup/records":
             self.batches.append(body["attempts"])
@@ -97,6 +97,23 @@ async def test_a_batch_is_sent_until_it_is_taken(box: Box, failure: Any) -> None
     shipper, bag = box.child("t")
     shipper.log({"message": "it"})
     await box.all_of(shipper, bag)
+    assert box.relay.messages("t") == ["it"]
+
+
+async def test_the_relay_says_how_long_to_wait(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    nap = asyncio.sleep
+
+    async def quick(seconds: float) -> None:
+        naps.append(seconds)
+        await nap(min(seconds, 0.01))
+
+    monkeypatch.setattr(asyncio, "sleep", quick)
+    box.relay.failures = [httpx.Response(503, headers={"retry-after": "40"})]
+    shipper, bag = box.child("t")
+    shipper.log({"message": "it"})
+    await box.all_of(shipper, bag)
+    assert max(naps) >= 40
     assert box.relay.messages("t") == ["it"]
 
 

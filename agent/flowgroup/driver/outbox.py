@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from flowgroup import log
+from flowgroup.errors import Transient
 from flowgroup.retry import pause_s
 
 _log = log.get()
@@ -213,12 +214,12 @@ class Outbox:
         while (trouble := await self._posted(body)) is not None:
             tries += 1
             if tries == 1:
-                _log.warning("relay_takes_no_records", reason=trouble, then="sending again")
-            await asyncio.sleep(0.2 + pause_s(tries, None, cap_s=5.0))
+                _log.warning("relay_takes_no_records", reason=str(trouble), then="sending again")
+            await asyncio.sleep(0.2 + pause_s(tries, trouble.retry_after_s, cap_s=5.0))
         for item in batch:
             item.bag.add(-1)
 
-    async def _posted(self, body: bytes) -> str | None:
+    async def _posted(self, body: bytes) -> Transient | None:
         """None when the relay has answered for good; else why it has to be sent again."""
         try:
             answer = await self._client.post(
@@ -228,11 +229,19 @@ class Outbox:
                 timeout=_TIMEOUT_S,
             )
         except httpx.HTTPError as exc:
-            return f"{type(exc).__name__} {exc}"
+            return Transient(f"{type(exc).__name__} {exc}")
         if answer.status_code in _AGAIN:
-            return f"it answered {answer.status_code}"
+            return Transient(f"it answered {answer.status_code}", retry_after_s=_retry_after_s(answer))
         if answer.is_error:
             _log.error("records_refused", status=answer.status_code, answer=answer.text[:300])
+        return None
+
+
+def _retry_after_s(answer: httpx.Response) -> float | None:
+    """What the relay asked for: it has made a number of whatever the API said."""
+    try:
+        return float(answer.headers.get("retry-after", ""))
+    except ValueError:
         return None
 
 
