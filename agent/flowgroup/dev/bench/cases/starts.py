@@ -36,7 +36,7 @@ def ad_hoc(bench: Bench, side: Side) -> Iterator[Figure]:
 def ad_hoc_polled(bench: Bench, side: Side) -> Iterator[Figure]:
     """The same by a daemon that does not listen to the event stream."""
     with other_daemon(bench, _POLLED, {"FLOWGROUP_EVENTS": "false"}):
-        deployment = deployed(bench, _POLLED, [("polled", "flows.py:empty", 0, None)])["polled"]
+        deployment = deployed(bench, _POLLED, [("polled", "empty.py:empty", 0, None)])["polled"]
         _one(bench, deployment)
         count = max(2, side.size.singles // 2)
         yield from _singles(bench, deployment, "without events", (at_most(1.5),), (), count=count)
