@@ -22,8 +22,8 @@ class Leash:
 
     def listen(self, *, cancel: Callable[[], object], suspend: Callable[[], object]) -> None:
         """
-        In a thread of its own, call `cancel` when the desk asks us to end, and answer whether it took; `suspend` when the
-        run is to be suspended.
+        In a thread of its own, call `cancel` when the desk asks us to end, and answer whether it took. `suspend`, when the
+        run is to be suspended, asks the API, so it has a thread for itself: whatever becomes of it, a cancel is heard.
         """
 
         def hear() -> None:
@@ -31,6 +31,6 @@ class Leash:
                 if order == CANCEL:
                     self.say(cancelling=bool(cancel()))
                 elif order == SUSPEND:
-                    suspend()
+                    threading.Thread(target=suspend, name="flowgroup-suspend", daemon=True).start()
 
         threading.Thread(target=hear, name="flowgroup-leash", daemon=True).start()

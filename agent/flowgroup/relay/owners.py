@@ -3,12 +3,14 @@ Whose is it? Asked of the API when the relay does not know: after its restart, o
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
+from flowgroup.relay.named import Malformed
 from flowgroup.relay.tokens import Attempts, Kind, Named, OpenAttempt
 from flowgroup.relay.upstream import Upstream
 
@@ -29,6 +31,15 @@ class Owners:
         self._attempts = attempts
         self._upstream = upstream
         self._hold_s = hold_s
+
+    async def why_not(self, attempt: OpenAttempt, names: Iterable[Named]) -> str | None:
+        """Why a record that names these may not pass; None if it may. Raises Transient."""
+        try:
+            unknown = tuple({one: None for one in names if not attempt.belongings.cover(one)})
+        except Malformed as exc:
+            return str(exc)
+        foreign = await self.first_foreign(attempt, unknown) if unknown else None
+        return f"{foreign.kind} {foreign.id} does not belong to this run" if foreign else None
 
     async def first_foreign(self, attempt: OpenAttempt, named: tuple[Named, ...]) -> Named | None:
         """

@@ -18,7 +18,6 @@ from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.relay import named
 from flowgroup.relay.delivery import Delivery
-from flowgroup.relay.named import Malformed
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.tokens import Attempts, Named, OpenAttempt
 
@@ -81,17 +80,10 @@ class Records:
         return refused
 
     async def _may_pass(self, attempt: OpenAttempt, record: Any, names: _Names) -> bool:
-        try:
-            unknown = {one: None for one in names(record) if not attempt.belongings.cover(one)}
-            foreign = await self._owners.first_foreign(attempt, tuple(unknown)) if unknown else None
-        except Malformed as exc:
-            reason = str(exc)
-        else:
-            if foreign is None:
-                return True
-            reason = f"{foreign.kind} {foreign.id} does not belong to this run"
-        log.get().warning("record_refused", run=attempt.run_id, reason=reason)
-        return False
+        reason = await self._owners.why_not(attempt, names(record))
+        if reason is not None:
+            log.get().warning("record_refused", run=attempt.run_id, reason=reason)
+        return reason is None
 
 
 def _raw(record: Any) -> bytes:

@@ -12,7 +12,7 @@ API has not is lost if either dies at that moment. A spool is to close that gap.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from starlette.responses import JSONResponse, Response
@@ -24,9 +24,8 @@ from flowgroup import log, metrics
 from flowgroup.edge import pump
 from flowgroup.errors import Refused, Transient
 from flowgroup.relay import door, named
-from flowgroup.relay.named import Malformed
 from flowgroup.relay.owners import Owners
-from flowgroup.relay.tokens import Attempts, OpenAttempt
+from flowgroup.relay.tokens import Attempts, Named, OpenAttempt
 from flowgroup.relay.upstream import Upstream
 from flowgroup.settings import RelaySettings
 
@@ -123,15 +122,9 @@ class Sockets:
         Whether an event may go on. One that may not is dropped alone: after a closed connection Prefect's
         client would send it again, and never anything after it.
         """
-        try:
-            wanted = tuple(one for one in named.event_names(named.parse(frame)) if not attempt.belongings.cover(one))
-            foreign = await self._owners.first_foreign(attempt, wanted) if wanted else None
-        except Malformed as exc:
-            reason = str(exc)
-        else:
-            if foreign is None:
-                return True
-            reason = f"{foreign.kind} {foreign.id} does not belong to this run"
+        reason = await self._owners.why_not(attempt, _names_in(frame))
+        if reason is None:
+            return True
         log.get().warning("event_refused", run=attempt.run_id, reason=reason)
         metrics.RELAY_REQUESTS.labels("refused").inc()
         return False
@@ -169,6 +162,11 @@ class Sockets:
             raise Transient(f"Prefect's API did not finish the handshake: {type(exc).__name__}") from exc
         if not isinstance(answer, dict) or answer.get("type") != "auth_success":
             raise Transient("Prefect's API did not take the relay's credentials")
+
+
+def _names_in(frame: str | bytes) -> Iterator[Named]:
+    """What an event names. Raises Malformed when it is asked for."""
+    yield from named.event_names(named.parse(frame))
 
 
 async def _auth_frame(socket: WebSocket) -> str | None:
