@@ -33,6 +33,7 @@ from flowgroup.settings import (
 )
 
 _log = log.get()
+_MARGIN_S = 2.0  # an answer that the relay has must not be missed
 
 
 @dataclass
@@ -116,7 +117,9 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
             api_url = await stack.enter_async_context(
-                serving(place.relay, hold_s=settings.relay.hold_s, limit_bytes=settings.relay.max_body_bytes)
+                serving(
+                    place.relay, hold_s=settings.relay.hold_s + _MARGIN_S, limit_bytes=settings.relay.max_body_bytes
+                )
             )
             shared = shared_environment(api_url, str(place.storage))
             forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
