@@ -77,7 +77,6 @@ class Front:
             routes=[WebSocketRoute("/{path:path}", events), Route("/{path:path}", call, methods=METHODS)],
         )
 
-
     def _is_late(self, path: str, body: bytes) -> bool:
         """Whether it is a run's first Running."""
         is_running = path.startswith("/flow_runs/") and path.endswith("/set_state") and b'"RUNNING"' in body

@@ -82,7 +82,9 @@ def test_a_deployments_limit_holds_and_blocks_nobody_else(whole: Stack, plain: s
 
 def test_a_running_that_is_carried_out_late_is_not_sent_again_and_lands_on_nothing(slow: tuple[Stack, Front]) -> None:
     whole, front = slow
-    run = whole.start(whole.deploy("page.py:page", "slow"))  # its result is not persisted, so the server takes a late Running
+    run = whole.start(
+        whole.deploy("page.py:page", "slow")
+    )  # its result is not persisted, so the server takes a late Running
     assert whole.wait(run)["state_name"] == "Completed"
     wait_for(lambda: front.landed, "the first Running is carried out")
     assert whole.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
