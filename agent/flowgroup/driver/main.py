@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.driver import oskit, scheduler, start_script
+from flowgroup.driver import oskit, scheduler, start_script, versions
 from flowgroup.driver.brief import shared_environment
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
@@ -177,5 +177,5 @@ def zygote_main(fd: int) -> None:
         from flowgroup.driver import child, engine, preload, settle
     engine.check()
     preload.preload()
-    run = sampled(child.run, profile_folder())
+    run = versions.or_asked(sampled(child.run, profile_folder()))
     serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run, settle.take_on))
