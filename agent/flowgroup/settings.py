@@ -119,6 +119,11 @@ class RelaySettings(_Section):
         gt=0,
         description="the longest that a call is held while the API is away; drivers wait 2 s longer for the relay",
     )
+    tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
+    tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")
+    control_key_file: Path | None = Field(
+        default=None, description="what the daemon shows to a relay on another host; the local backend makes its own"
+    )
 
 
 class DriverSettings(_Section):
