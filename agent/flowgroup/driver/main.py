@@ -166,10 +166,12 @@ async def _scheduler(place: Place, forks: Forks | Spawns) -> str:
     if place.scheduler is None:
         return await scheduler.written(place.folder / "scheduler.json")
     await scheduler.answering(place.scheduler)
-    async with asyncio.TaskGroup() as meanwhile:
-        listening = meanwhile.create_task(forks.listen(), name="listen")
+    listening = asyncio.create_task(forks.listen(), name="listen")
+    try:
         difference = await versions.difference(forks, place.scheduler, place.folder)
+    finally:
         listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
     if difference:
         raise Permanent(difference)
     return place.scheduler
