@@ -1,4 +1,4 @@
-"""Flows on a real Kubernetes, through all that is ours: the daemon and the relay on this machine, drivers and workers in pods."""
+"""Flows on a real Kubernetes, through all that is ours: daemon and relay on this machine, drivers and workers in pods."""
 
 import contextlib
 import json
