@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo dev test test-stock check format bench profile lock clean
+.PHONY: setup demo dev test e2e test-stock check format bench profile lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -36,8 +36,11 @@ bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl; some
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile
 
-test: setup  ## all tests
-	@$(BIN)/python -m pytest
+test: setup  ## all tests but those that need a Kubernetes cluster
+	@$(BIN)/python -m pytest -m "not e2e"
+
+e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, or ../shared/cluster
+	@$(BIN)/python -m pytest -m e2e
 
 STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_dask.py tests/real/test_both_runners.py tests/real/test_prefect_deployments.py
 
