@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo dev test test-stock check format bench profile lock clean
+.PHONY: setup demo dev test test-stock check format bench profile lock image clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -54,9 +54,17 @@ format: setup
 	@$(BIN)/ruff format agent tests
 	@$(BIN)/ruff check --fix agent tests
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+# The images' own locks are subsets of the whole: the same versions and hashes.
 lock:  ## pin everything again (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements/agent.lock
+	@$(COMPILE) --constraint requirements.lock --extra runtime pyproject.toml -o requirements/runtime.lock
+	@printf 'hatchling\n' | $(COMPILE) --constraint requirements.lock - -o requirements/build.lock
+
+image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
+	@deploy/image.sh $(TAG)
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
