@@ -33,10 +33,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Names of Secrets: of the CA, of the control key, and of servers' certificates with the hosts that each is for."""
+    """
+    Names of Secrets: of the CA, of the control key, and of servers' certificates with the hosts that each is for.
 
-    ca: str
-    control: str
+    None: somebody else takes care of it. Without a CA no certificates are made.
+    """
+
+    ca: str | None
+    control: str | None
     leaves: Mapping[str, Sequence[str]]
 
 
@@ -47,11 +51,14 @@ async def keep(there: Secrets, wanted: Wanted, now: datetime) -> list[str]:
     A new CA follows an old one in `ca.crt`, so that who trusts the file trusts servers that still show the old one.
     Raises Transient and Permanent.
     """
-    ca, trusted, said = await _keep_ca(there, wanted.ca, now)
-    done = [said]
-    for name, hosts in wanted.leaves.items():
-        done.append(await _keep_leaf(there, name, (ca, trusted), hosts, now))
-    done.append(await _keep_control(there, wanted.control))
+    done = []
+    if wanted.ca is not None:
+        ca, trusted, said = await _keep_ca(there, wanted.ca, now)
+        done.append(said)
+        for name, hosts in wanted.leaves.items():
+            done.append(await _keep_leaf(there, name, (ca, trusted), hosts, now))
+    if wanted.control is not None:
+        done.append(await _keep_control(there, wanted.control))
     return done
 
 

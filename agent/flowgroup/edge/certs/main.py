@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     make = commands.add_parser("make", help="make certificates and keys that are missing or old, in Secrets")
     make.add_argument("--namespace", required=True)
-    make.add_argument("--ca", required=True, metavar="SECRET", help="the CA: ca.crt, ca.key")
-    make.add_argument("--control", required=True, metavar="SECRET", help="what the daemon shows to the relay: key")
+    make.add_argument("--ca", metavar="SECRET", help="the CA: ca.crt, ca.key; without it no certificates are made")
+    make.add_argument("--control", metavar="SECRET", help="what the daemon shows to the relay: key")
     make.add_argument(
         "--leaf", action="append", default=[], metavar="SECRET=HOST,HOST", help="tls.crt, tls.key, ca.crt"
     )
