@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowgroup {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _start(commands.add_parser("start", help="take the runs of a work pool: the daemon"))
+    _relay(commands.add_parser("relay", help="clusters' way to Prefect's API, on a host of its own (Kubernetes)"))
     _dev(commands.add_parser("dev", help="a Prefect server, a relay and the daemon on this machine, until Ctrl-C"))
     _demo(commands.add_parser("demo", help="try everything once on this machine; leaves nothing behind"))
     _deploy(commands.add_parser("deploy", help="deploy a flow: path/to/file.py:flow"))
@@ -66,6 +67,23 @@ def _run_start(args: argparse.Namespace) -> int:
     from flowgroup.start import start
 
     return start(vars(args))
+
+
+def _relay(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "What runs say to Prefect's API passes here and gets the token: PREFECT_API_URL, PREFECT_API_KEY or "
+        "PREFECT_API_AUTH_STRING, FLOWGROUP_RELAY_CONTROL_KEY_FILE, FLOWGROUP_RELAY_TLS_CERT, FLOWGROUP_RELAY_TLS_KEY. "
+        "The local backend starts one of its own."
+    )
+    parser.add_argument("--tcp", metavar="HOST:PORT", help="listen with TLS, for example on 0.0.0.0:4280")
+    parser.add_argument("--uds", type=Path, metavar="PATH", help="listen on a Unix socket")
+    parser.set_defaults(command=_run_relay)
+
+
+def _run_relay(args: argparse.Namespace) -> int:
+    from flowgroup.relay.main import command
+
+    return command(args)
 
 
 def _dev(parser: argparse.ArgumentParser) -> None:

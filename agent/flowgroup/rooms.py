@@ -28,22 +28,38 @@ def main() -> None:
 def _driver(parser: argparse.ArgumentParser) -> None:
     """What a backend starts beside a cluster; not for people."""
     parser.add_argument("--cluster", required=True)
-    for name in ("folder", "daemon", "relay", "storage"):
+    for name in ("folder", "storage"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--daemon", required=True, help="a Unix socket's path, or tls://host:port")
+    parser.add_argument("--relay", required=True, help="a Unix socket's path, or https://host:port")
+    parser.add_argument("--ca", type=Path, help="PEM file: who may vouch for the daemon and the relay")
+    parser.add_argument("--spec", type=Path, help="default: spec.json in the folder")
+    parser.add_argument("--secret", type=Path, help="default: the file secret in the folder")
+    parser.add_argument("--scheduler", help="tcp://host:port of the Dask scheduler; default: what scheduler.json says")
     parser.set_defaults(command=_run_driver)
 
 
 def _run_driver(args: argparse.Namespace) -> int:
     from flowgroup import log
     from flowgroup.driver.main import Place, run
+    from flowgroup.model.endpoint import Endpoint
     from flowgroup.model.ids import ClusterName
     from flowgroup.model.spec import ClusterSpec
     from flowgroup.settings import Settings
 
     settings = Settings.read()
     log.configure(room="driver", level=settings.daemon.log_level)
-    spec = ClusterSpec.model_validate_json((args.folder / "spec.json").read_text())
-    place = Place(ClusterName(args.cluster), spec, args.folder, args.daemon, args.relay, args.storage)
+    folder: Path = args.folder
+    place = Place(
+        cluster=ClusterName(args.cluster),
+        spec=ClusterSpec.model_validate_json((args.spec or folder / "spec.json").read_text()),
+        folder=folder,
+        daemon=Endpoint.parse(args.daemon, ca=args.ca),
+        relay=Endpoint.parse(args.relay, ca=args.ca),
+        storage=args.storage,
+        secret=args.secret or folder / "secret",
+        scheduler=args.scheduler,
+    )
     asyncio.run(run(settings, place))
     return 0
 

@@ -115,6 +115,11 @@ class RelaySettings(_Section):
     )
     max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     hold_s: float = Field(default=10.0, gt=0, description="the longest that a call may be held while the API is away")
+    tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
+    tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")
+    control_key_file: Path | None = Field(
+        default=None, description="what the daemon shows to a relay on another host; the local backend makes its own"
+    )
 
 
 class DriverSettings(_Section):

@@ -62,7 +62,7 @@ class Machine:
 
         def factory(_: Settings, folder: Path) -> FakeBackend:
             self.backend = self.backend or FakeBackend(
-                folder / "daemon.sock", self.engine, relay=self.home / "relay.sock"
+                folder / "daemon.sock", self.engine, relay_socket=self.home / "relay.sock"
             )
             return self.backend
 

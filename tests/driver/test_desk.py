@@ -18,6 +18,7 @@ from flowgroup.driver.forks import Fds
 from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.shipper import Shipper
 from flowgroup.errors import Permanent
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, RunId, Token
 from flowgroup.model.orders import Attempt, Cancel, Forget, Order, PrefectCode, Suspend
 
@@ -86,7 +87,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[tuple[Desk, FakeForks]]:
     forks = FakeForks()
     RELAY.__init__()  # type: ignore[misc]
     client = httpx.AsyncClient(transport=httpx.MockTransport(RELAY.answer))
-    outbox = Outbox(client)
+    outbox = Outbox(client, Endpoint.at(Path("relay.sock")))
     async with client, asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(outbox.run())
         yield (

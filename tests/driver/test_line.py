@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flowgroup.driver.line import Line
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import Cancel, Hello, Status, encode, read_report
 
@@ -54,7 +55,7 @@ class Driver:
 async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
     daemon, orders, changed = FakeDaemon(tmp_path / "d.sock"), [], asyncio.Event()
     line = Line(HELLO, lambda: Status(ready=True), orders.append, changed)
-    keeping = asyncio.create_task(line.keep(daemon.path, interval_s=60), name="keep")
+    keeping = asyncio.create_task(line.keep(Endpoint.at(daemon.path), interval_s=60), name="keep")
     yield Driver(daemon, orders, changed)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from flowgroup.driver import outbox as module
 from flowgroup.driver.outbox import Mailbag, Outbox
 from flowgroup.driver.shipper import Shipper
+from flowgroup.model.endpoint import Endpoint
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Box:
 async def box() -> AsyncIterator[Box]:
     relay = FakeRelay()
     async with httpx.AsyncClient(transport=httpx.MockTransport(relay.answer)) as client, asyncio.TaskGroup() as tasks:
-        outbox = Outbox(client)
+        outbox = Outbox(client, Endpoint.at(Path("relay.sock")))
         sending = tasks.create_task(outbox.run())
         yield Box(outbox, relay, tasks)
         sending.cancel()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.clusters import Found
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import (
     Attempt,
@@ -152,7 +153,7 @@ class FakeBackend:
     ready_after_s: float = 0.0
     trouble: str | None = None
     dies_at_start: str | None = None
-    relay: Path = Path("/nonexistent")
+    relay_socket: Path = Path("/nonexistent")
     fail: dict[str, FlowgroupError] = field(default_factory=dict)
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
     drivers: dict[ClusterName, FakeDriver] = field(default_factory=dict)
@@ -211,8 +212,12 @@ class FakeBackend:
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name) if name in self.clusters else "it is not there"
 
-    async def relay_socket(self) -> Path:
-        return self.relay
+    @property
+    def listen(self) -> Path:
+        return self.socket
+
+    async def relay(self) -> Endpoint:
+        return Endpoint.at(self.relay_socket)
 
     async def aclose(self) -> None:
         for name in list(self._tasks):

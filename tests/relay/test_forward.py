@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 
 from flowgroup.edge import forward, pump
 from flowgroup.errors import Transient
+from flowgroup.model.endpoint import Endpoint
 from tests.fakes.upstream import served
 from tests.relay.serving import TOKEN, relay
 
@@ -38,11 +39,11 @@ async def _desk(uds: Path, *, hold_s: float = 1.0, limit_bytes: int = 1000) -> A
         return await forward.pass_on(request, upstream, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes)
 
     async def events(socket: WebSocket) -> None:
-        await pump.pass_on(socket, url=f"ws://relay{socket.url.path}", hold_s=hold_s, uds=uds)
+        await pump.pass_on(socket, url=f"ws://relay{socket.url.path}", hold_s=hold_s, at=Endpoint.at(uds))
 
     listener = socket.create_server(("127.0.0.1", 0))
     app = Starlette(routes=[WebSocketRoute("/{p:path}", events), Route("/{p:path}", call, methods=_METHODS)])
-    async with forward.client(uds=uds) as upstream, served(app, listener):
+    async with forward.client(at=Endpoint.at(uds)) as upstream, served(app, listener):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
@@ -145,7 +146,7 @@ async def test_without_an_upstream_the_client_waits(reply: bytes | None) -> None
 
 async def test_a_call_on_a_connection_that_was_just_closed_is_sent_again_if_it_is_safe() -> None:
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    async with _rude(whole, calls_per_connection=1) as (path, calls), forward.client(uds=path) as client:
+    async with _rude(whole, calls_per_connection=1) as (path, calls), forward.client(at=Endpoint.at(path)) as client:
         for method, count in (("GET", 2), ("GET", 4)):
             del calls[:]
             for _ in range(count // 2):
@@ -155,7 +156,7 @@ async def test_a_call_on_a_connection_that_was_just_closed_is_sent_again_if_it_i
 
 
 async def test_a_post_that_may_have_been_carried_out_is_not_sent_again() -> None:
-    async with _rude(b"") as (path, calls), forward.client(uds=path) as client:
+    async with _rude(b"") as (path, calls), forward.client(at=Endpoint.at(path)) as client:
         for method, sent in (("POST", 1), ("GET", 2)):
             del calls[:]
             with pytest.raises(Transient):

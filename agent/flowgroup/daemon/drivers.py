@@ -1,5 +1,5 @@
 """
-The line to the drivers: they dial our Unix socket, and each says hello with its cluster's secret.
+The line to the drivers: they dial our Unix socket or TLS port, and each says hello with its cluster's secret.
 
 In: orders for a cluster. Out: a View of every cluster, which is a level: what its driver said last, and whether it is on
 the line. Nothing is decided here about a run's end; `watch` does that.
@@ -7,13 +7,18 @@ the line. Nothing is decided here about a run's end; `watch` does that.
 
 import asyncio
 import hmac
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from flowgroup import log
 from flowgroup.daemon.view import Line, Sent, View
+from flowgroup.edge import tls
+from flowgroup.edge.lines import Lines, Strangers, accept, bound, hang_up, opened
 from flowgroup.errors import Refused, Transient
+from flowgroup.model.endpoint import Listen
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import (
     MAX_LINE_BYTES,
@@ -29,38 +34,50 @@ from flowgroup.model.orders import (
 )
 
 _HELLO_TIMEOUT_S = 10.0
+_MAX_HELLO_BYTES = 16 * 1024
 _RESEND_AFTER_S = 5.0
+_SILENT_S = 30.0  # a driver on another host says how it stands every 2 s
+_SAID_EVERY_S = 1.0
 
 SecretOf = Callable[[ClusterName], str | None]
 
 
 class Drivers:
-    """`on_change` is called when a driver has reported or left."""
+    """
+    `on_change` is called when a driver has reported or left. A line over TLS that has been silent for `silent_s` is
+    closed: if its driver is there it dials again.
+    """
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None, *, silent_s: float = _SILENT_S) -> None:
         self._on_change = on_change
+        self._silent_s = silent_s
         self._views: dict[ClusterName, View] = {}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._strangers = Strangers()
+        self._said_at = float("-inf")
 
     @asynccontextmanager
-    async def serve(self, socket: Path, secret_of: SecretOf) -> AsyncIterator[None]:
+    async def serve(self, listen: Listen, secret_of: SecretOf) -> AsyncIterator[int]:
         """
         Listen for drivers during the block. `secret_of` gives the secret of a cluster that exists.
 
-        Raises Refused when the socket cannot be made.
+        Yields the port, 0 for a Unix socket. Raises Refused when there is no listening there, or with that certificate.
         """
         async with asyncio.TaskGroup() as lines:
+            secured = None if isinstance(listen, Path) else tls.showing(listen.cert, listen.key)
+            with bound(listen) as listener:
 
-            def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                lines.create_task(self._serve(reader, writer, secret_of), name="driver line")
+                def begin(accepted: socket.socket) -> None:
+                    lines.create_task(self._serve(accepted, secured, secret_of), name="driver line")
 
-            server = await _listening(socket, begin)
-            try:
-                yield
-            finally:
-                server.close()
-                for writer in self._writers:
-                    writer.close()
+                accepting = lines.create_task(accept(listener, begin), name="accept drivers")
+                try:
+                    yield 0 if secured is None else listener.getsockname()[1]
+                finally:
+                    accepting.cancel()
+                    self._strangers.cut_off()
+                    for writer in self._writers:
+                        hang_up(writer)
 
     def view(self, cluster: ClusterName) -> View:
         return self._views.setdefault(cluster, View(cluster))
@@ -131,20 +148,39 @@ class Drivers:
 
     # One line
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret_of: SecretOf) -> None:
-        self._writers.add(writer)
+    async def _serve(self, accepted: socket.socket, secured: ssl.SSLContext | None, secret_of: SecretOf) -> None:
         cluster = None
         try:
-            hello = await _hello(reader, secret_of)
-            cluster = hello.cluster
-            with self._joined(Line(writer, hello), hello) as view:
-                while raw := await reader.readline():
-                    self._take(view, raw)
+            with self._strangers.one() as known:
+                async with opened(accepted, secured) as (lines, writer):
+                    hello = await _hello(lines, secret_of)
+                    cluster = hello.cluster
+                    known()
+                    await self._hear(lines, writer, hello, self._silent_s if secured else None)
         except (Refused, ValueError, OSError, TimeoutError) as exc:
-            log.get().warning("driver_line_closed", cluster=cluster, reason=_brief(exc))
+            self._say_closed(cluster, _brief(exc))
+
+    async def _hear(self, lines: Lines, writer: asyncio.StreamWriter, hello: Hello, silent_s: float | None) -> None:
+        self._writers.add(writer)
+        try:
+            with self._joined(Line(writer, hello), hello) as view:
+                while True:
+                    async with asyncio.timeout(silent_s):
+                        raw = await lines.next(limit_bytes=MAX_LINE_BYTES)
+                    if not raw:
+                        return
+                    self._take(view, raw)
+        except TimeoutError as exc:
+            raise Refused(f"the driver was silent for {silent_s:g} s") from exc
         finally:
             self._writers.discard(writer)
-            writer.close()
+
+    def _say_closed(self, cluster: ClusterName | None, reason: str) -> None:
+        """Of strangers only now and then: they may be many."""
+        if cluster is None and _now() - self._said_at < _SAID_EVERY_S:
+            return
+        self._said_at = _now() if cluster is None else self._said_at
+        log.get().warning("driver_line_closed", cluster=cluster, reason=reason)
 
     @contextmanager
     def _joined(self, line: Line, hello: Hello) -> Iterator[View]:
@@ -198,26 +234,15 @@ class Drivers:
                 view.line.write(sent.order)
 
 
-async def _hello(reader: asyncio.StreamReader, secret_of: SecretOf) -> Hello:
+async def _hello(lines: Lines, secret_of: SecretOf) -> Hello:
     async with asyncio.timeout(_HELLO_TIMEOUT_S):
-        hello = read_report(await reader.readline())
+        hello = read_report(await lines.next(limit_bytes=_MAX_HELLO_BYTES))
     if not isinstance(hello, Hello):
         raise Refused("the first line was not hello")
     secret = secret_of(hello.cluster)
     if secret is None or not hmac.compare_digest(secret.encode(), hello.secret.encode()):
         raise Refused(f"no cluster {hello.cluster!r} with that secret")
     return hello
-
-
-async def _listening(
-    socket: Path, begin: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
-) -> asyncio.Server:
-    try:
-        server = await asyncio.start_unix_server(begin, str(socket), limit=MAX_LINE_BYTES)
-        socket.chmod(0o600)  # noqa: ASYNC240 (at start, nobody waits)
-    except OSError as exc:
-        raise Refused(f"cannot listen on {socket}: {exc}. Set FLOWGROUP_HOME to a short path on a local disk.") from exc
-    return server
 
 
 def _now() -> float:

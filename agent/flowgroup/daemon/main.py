@@ -47,6 +47,7 @@ from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
+from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 
@@ -61,8 +62,16 @@ class Backend(clusters_room.Backend, Protocol):
     @property
     def relay_key(self) -> str: ...
 
-    async def relay_socket(self) -> Path:
-        """Where the relay listens; starts one if none is alive. Cheap: it is asked for every few seconds."""
+    @property
+    def listen(self) -> Listen:
+        """Where the daemon listens for the drivers of this backend's clusters."""
+        ...
+
+    async def relay(self) -> Endpoint:
+        """
+        Where the relay listens; one that is the backend's own is started if it is not alive. Cheap: it is asked for
+        every few seconds.
+        """
         ...
 
 
@@ -105,7 +114,7 @@ async def _serve(
     parts = _built(settings, api, pool, backend, folder)
     await parts.clusters.adopt()
     async with (
-        parts.drivers.serve(folder / "daemon.sock", parts.clusters.secret_of),
+        parts.drivers.serve(backend.listen, parts.clusters.secret_of),
         serve(health, daemon.health_host, daemon.health_port) as port,
         aclosing(parts.relay),
         _registered(api, _worker_name(daemon, pool.name)) as worker,
@@ -144,7 +153,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         on_free=bells.reap.ring,
         on_turn=bells.poll.ring,
     )
-    relay = RelayControl(backend.relay_socket, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
+    relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
     attempts = Attempts(relay, folder / "attempts.json")
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(

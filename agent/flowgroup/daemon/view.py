@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from flowgroup.edge.lines import hang_up
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import MAX_LINE_BYTES, Attempt, Cancel, Hello, Order, Status, Suspend, ToDriver, encode
 
@@ -75,4 +76,4 @@ class Line:
             self._writer.transport.abort()  # it does not read; when it comes back it is told everything again
 
     def close(self) -> None:
-        self._writer.close()
+        hang_up(self._writer)

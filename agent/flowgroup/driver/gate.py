@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import uvicorn
@@ -15,18 +14,21 @@ from starlette.websockets import WebSocket
 
 from flowgroup.edge import forward, pump
 from flowgroup.edge.embedded import Embedded
+from flowgroup.model.endpoint import Endpoint
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
-def app(relay: Path, client: httpx.AsyncClient, *, hold_s: float, limit_bytes: int) -> Starlette:
-    """`relay` is the socket of the relay; without an answer from it within `hold_s` seconds a child is told to wait."""
+def app(relay: Endpoint, client: httpx.AsyncClient, *, hold_s: float, limit_bytes: int) -> Starlette:
+    """Without an answer from the relay within `hold_s` seconds a child is told to wait."""
 
     async def call(request: Request) -> Response:
-        return await forward.pass_on(request, client, base_url="http://relay", hold_s=hold_s, limit_bytes=limit_bytes)
+        return await forward.pass_on(
+            request, client, base_url=relay.url, hold_s=hold_s, limit_bytes=limit_bytes, at=relay
+        )
 
     async def events(socket: WebSocket) -> None:
-        await pump.pass_on(socket, url=f"ws://relay{socket.url.path}", hold_s=hold_s, uds=relay)
+        await pump.pass_on(socket, url=relay.websocket_url + socket.url.path, hold_s=hold_s, at=relay)
 
     return Starlette(
         routes=[
@@ -38,9 +40,9 @@ def app(relay: Path, client: httpx.AsyncClient, *, hold_s: float, limit_bytes: i
 
 
 @contextlib.asynccontextmanager
-async def serving(relay: Path, *, hold_s: float, limit_bytes: int) -> AsyncIterator[str]:
+async def serving(relay: Endpoint, *, hold_s: float, limit_bytes: int) -> AsyncIterator[str]:
     """Serve the gate; gives the API's address (`http://127.0.0.1:<port>/api`)."""
-    async with forward.client(uds=relay) as client:
+    async with forward.client(at=relay) as client:
         config = uvicorn.Config(
             app(relay, client, hold_s=hold_s, limit_bytes=limit_bytes),
             host="127.0.0.1",

@@ -7,9 +7,11 @@ A daemon that is away is waited for.
 import asyncio
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 from flowgroup import log
+from flowgroup.edge.lines import dial, hang_up
+from flowgroup.errors import Transient
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.orders import (
     MAX_LINE_BYTES,
     Cancel,
@@ -42,20 +44,27 @@ class Line:
         self._hear = hear
         self._changed = changed
 
-    async def keep(self, daemon: Path, *, interval_s: float) -> None:
-        """Connect, and connect again whenever the connection ends. Never returns."""
+    async def keep(self, daemon: Endpoint, *, interval_s: float) -> None:
+        """
+        Connect, and connect again whenever the connection ends. Never returns; raises Refused when the file with the
+        authorities for TLS cannot be read.
+        """
+        away = None
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(str(daemon), limit=MAX_LINE_BYTES)
-            except OSError:
+                reader, writer = await dial(daemon, limit_bytes=MAX_LINE_BYTES)
+            except Transient as exc:
+                if away != (away := str(exc)):  # said once, not twice a second
+                    _log.warning("daemon_away", reason=away, then="trying again")
                 await asyncio.sleep(_AGAIN_S * (0.5 + random.random()))  # noqa: S311
                 continue
+            away = None
             try:
                 await self._talk(reader, writer, interval_s)
             except (OSError, ValueError, EOFError) as exc:
                 _log.warning("daemon_gone", reason=str(exc))
             finally:
-                writer.close()
+                hang_up(writer)
             await asyncio.sleep(_AGAIN_S * random.random())  # noqa: S311
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, interval_s: float) -> None:

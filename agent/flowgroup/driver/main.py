@@ -22,6 +22,7 @@ from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.driver.templates import Templates
 from flowgroup.edge import forward
 from flowgroup.errors import FlowgroupError
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
 from flowgroup.model.spec import ClusterSpec
@@ -33,22 +34,27 @@ from flowgroup.settings import (
 )
 
 _log = log.get()
+# How long a scheduler may take no connections before it counts as gone: a network has hiccups, one host has none.
+_ON_THIS_HOST_S = 0.5
+_ON_ANOTHER_HOST_S = 10.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Place:
-    """Where a driver finds what belongs to its cluster."""
+    """
+    Where a driver finds what belongs to its cluster.
+
+    `secret` is a file. `scheduler` is the Dask scheduler's address; None: it is in the file that it writes.
+    """
 
     cluster: ClusterName
     spec: ClusterSpec
     folder: Path
-    daemon: Path
-    relay: Path
+    daemon: Endpoint
+    relay: Endpoint
     storage: Path
-
-    @property
-    def secret(self) -> str:
-        return (self.folder / "secret").read_text().strip()
+    secret: Path
+    scheduler: str | None = None
 
 
 @dataclass
@@ -94,7 +100,7 @@ async def run(settings: Settings, place: Place) -> None:
         loop.add_signal_handler(number, stand.over.set)
     hello = Hello(
         cluster=place.cluster,
-        secret=place.secret,
+        secret=place.secret.read_text().strip(),
         python=".".join(platform.python_version_tuple()[:2]),
         prefect=version("prefect"),
         pid=os.getpid(),
@@ -120,8 +126,8 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
             )
             shared = shared_environment(api_url, str(place.storage))
             forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
-            outbox = Outbox(await stack.enter_async_context(forward.client(uds=place.relay)))
-            address = await scheduler.address(place.folder / "scheduler.json") if place.spec.workers else None
+            outbox = Outbox(await stack.enter_async_context(forward.client(at=place.relay)), place.relay)
+            address = await _scheduler(place) if place.spec.workers else None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stand.desk = Desk(
                 forks=forks,
@@ -141,12 +147,20 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 tasks.create_task(templates.keep(), name="templates")
             stand.changed.set()
             if address:
-                tasks.create_task(_watch_scheduler(stand, stand.desk, address), name="scheduler")
+                tasks.create_task(_watch_scheduler(stand, stand.desk, address, place), name="scheduler")
             await forks.listen()
             stand.fail("the driver's zygote died: was it killed for its memory? New runs get a new cluster.")
             await stand.over.wait()
     except FlowgroupError as exc:
         stand.fail(str(exc))
+
+
+async def _scheduler(place: Place) -> str:
+    """The scheduler's address, once it answers there."""
+    if place.scheduler is None:
+        return await scheduler.written(place.folder / "scheduler.json")
+    await scheduler.answering(place.scheduler)
+    return place.scheduler
 
 
 def _children(settings: Settings, env: dict[str, str]) -> AbstractAsyncContextManager[Forks | Spawns]:
@@ -156,9 +170,9 @@ def _children(settings: Settings, env: dict[str, str]) -> AbstractAsyncContextMa
     return spawning(env)
 
 
-async def _watch_scheduler(stand: Stand, desk: Desk, address: str) -> None:
-    await scheduler.gone(address)
-    cause = f"The Dask scheduler at {address} ended, and what it held is lost. New runs get a new cluster; see scheduler.log."
+async def _watch_scheduler(stand: Stand, desk: Desk, address: str, place: Place) -> None:
+    await scheduler.gone(address, after_s=_ON_ANOTHER_HOST_S if place.scheduler else _ON_THIS_HOST_S)
+    cause = f"The Dask scheduler at {address} ended, and what it held is lost. New runs get a new cluster; see its log."
     stand.fail(cause)
     desk.end_all(cause)
 

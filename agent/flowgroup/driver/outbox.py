@@ -20,7 +20,9 @@ from typing import Any
 import httpx
 
 from flowgroup import log
+from flowgroup.edge import tls
 from flowgroup.errors import Transient
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.retry import pause_s
 
 _log = log.get()
@@ -87,11 +89,11 @@ class _Queue:
 
 
 class Outbox:
-    """`client` speaks to the relay. `run` sends; `collect` reads one child."""
+    """`client` speaks to the relay at `relay`. `run` sends; `collect` reads one child."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str = "http://relay") -> None:
+    def __init__(self, client: httpx.AsyncClient, relay: Endpoint) -> None:
         self._client = client
-        self._url = url
+        self._relay = relay
         self._queues = {kind: _Queue() for kind in _KINDS.values()}
         self._bytes = 0
         self._room = asyncio.Event()
@@ -195,7 +197,7 @@ class Outbox:
         headers = {"Authorization": f"Bearer {bag.token}"}
         for tries in range(1, _CALL_TRIES):
             try:
-                url = f"{self._url}/api{path}"
+                url = f"{self._relay.url}/api{path}"
                 answer = await self._client.request(method, url, json=body, headers=headers, timeout=_TIMEOUT_S)
             except httpx.HTTPError:
                 answer = None
@@ -223,13 +225,13 @@ class Outbox:
         """None when the relay has answered for good; else why it has to be sent again."""
         try:
             answer = await self._client.post(
-                f"{self._url}/flowgroup/records",
+                f"{self._relay.url}/flowgroup/records",
                 content=body,
                 headers={"Content-Type": "application/json"},
                 timeout=_TIMEOUT_S,
             )
         except httpx.HTTPError as exc:
-            return Transient(f"{type(exc).__name__} {exc}")
+            return Transient(tls.explained(exc, self._relay) or f"{type(exc).__name__} {exc}")
         if answer.status_code in _AGAIN:
             return Transient(f"it answered {answer.status_code}", retry_after_s=_retry_after_s(answer))
         if answer.is_error:

@@ -5,17 +5,23 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flowgroup.errors import Permanent
+from flowgroup import log
+from flowgroup.errors import Permanent, Refused
 
 _LOOK_S = 0.05
+_LOOK_ELSEWHERE_S = 0.5
 _TIMEOUT_S = 300.0
 _WATCH_S = 0.5
-_MISSED = 2
 _ANSWER_S = 5.0
+_SAID_EVERY_S = 30.0
 
 
-async def address(scheduler_file: Path) -> str:
-    """The scheduler's address, once it has written its file and takes connections. Raises Permanent after 5 minutes."""
+async def written(scheduler_file: Path) -> str:
+    """
+    The address of a scheduler of this host, once it has written its file and takes connections.
+
+    Raises Permanent after 5 minutes.
+    """
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             while True:
@@ -27,12 +33,44 @@ async def address(scheduler_file: Path) -> str:
         raise Permanent(f"the Dask scheduler did not answer within {_TIMEOUT_S:.0f} s; see scheduler.log") from exc
 
 
-async def gone(found: str) -> None:
-    """Return when the scheduler has not taken a connection for some seconds."""
-    missed = 0
-    while missed < _MISSED:
+async def answering(address: str) -> None:
+    """
+    Return when the scheduler at `tcp://host:port` takes connections, however long that takes: its host may have to be
+    made first, and the daemon knows until when somebody waits. Raises Refused for another address.
+    """
+    if not _is_address(address):
+        raise Refused(f"{address!r} is no address of a Dask scheduler: it wants tcp://host:port (--scheduler)")
+    loop = asyncio.get_running_loop()
+    said_at = loop.time()
+    while not await _answers(address):
+        if loop.time() - said_at > _SAID_EVERY_S:
+            said_at = loop.time()
+            log.get().info("scheduler_waited_for", address=address)
+        await asyncio.sleep(_LOOK_ELSEWHERE_S)
+
+
+async def gone(address: str, *, after_s: float) -> None:
+    """Return when the scheduler has taken no connection for `after_s` seconds, and for two looks at least."""
+    loop = asyncio.get_running_loop()
+    silent_since = None
+    while True:
         await asyncio.sleep(_WATCH_S)
-        missed = 0 if await _answers(found) else missed + 1
+        began = loop.time()
+        if await _answers(address):
+            silent_since = None
+        elif silent_since is None:
+            silent_since = began
+        elif loop.time() - silent_since >= after_s:
+            return
+
+
+def _is_address(address: str) -> bool:
+    """Whether it is `tcp://host:port`."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme == "tcp" and bool(parts.hostname) and bool(parts.port)
+    except ValueError:
+        return False
 
 
 def _written(scheduler_file: Path) -> str | None:

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 from flowgroup.errors import Refused, Transient
+from flowgroup.settings import RelaySettings
+
+KEY_CHARS_MIN = 16
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
@@ -27,3 +30,21 @@ def read_text(path: Path) -> str | None:
         return None
     except (OSError, ValueError) as exc:
         raise Refused(f"cannot read {path}: {exc}") from exc
+
+
+def control_key(settings: RelaySettings) -> str:
+    """
+    What the daemon shows to a relay that it did not start itself: the text of the file that the settings name.
+
+    Raises Refused, naming the variable.
+    """
+    path = settings.control_key_file
+    if path is None:
+        raise Refused(
+            f"FLOWGROUP_RELAY_CONTROL_KEY_FILE is not set: a file with {KEY_CHARS_MIN} or more secret characters, the "
+            "same for the daemon and the relay"
+        )
+    key = (read_text(path) or "").strip()
+    if len(key) < KEY_CHARS_MIN:
+        raise Refused(f"{path} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) has fewer than {KEY_CHARS_MIN} characters")
+    return key

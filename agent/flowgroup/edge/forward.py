@@ -11,17 +11,20 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
 
 import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from flowgroup.edge import tls
 from flowgroup.errors import Transient
+from flowgroup.model.endpoint import Endpoint
 
 # Prefect's server closes connections that were idle for 5 s: ours must be dropped before.
 KEEPALIVE_S = 4.0
+# Our own relay keeps them for longer, and a handshake costs a run some milliseconds.
+_OVER_TLS_S = 60.0
 BODY_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 200
 _READ_WHOLE_BYTES = 1024 * 1024
@@ -46,22 +49,32 @@ class BodyRefused(Exception):
         self.answer = JSONResponse({"detail": detail}, status, headers={"connection": "close"})
 
 
-def client(*, uds: Path | None = None, verify: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
+def client(*, at: Endpoint | None = None, verify: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
     """
     A client for calls that are passed on. It keeps no cookies, follows no redirects and adds no headers of
     its own.
 
-    Over TCP it goes through the environment's proxies, as Prefect's client does; over a Unix socket never.
+    To a room of ours (`at`) it goes straight, and raises Refused when the authorities' file cannot be read; to anybody
+    else it goes through the environment's proxies, as Prefect's client does.
     """
-    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=KEEPALIVE_S)
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    if uds is not None:
-        transport = httpx.AsyncHTTPTransport(uds=str(uds), limits=limits, verify=False)
-        made = httpx.AsyncClient(transport=transport, cookies=no_cookies, trust_env=False)
+    if at is not None:
+        made = httpx.AsyncClient(transport=transport(at), cookies=no_cookies, trust_env=False)
     else:
-        made = httpx.AsyncClient(verify=verify, limits=limits, cookies=no_cookies)
+        made = httpx.AsyncClient(verify=verify, limits=_limits(KEEPALIVE_S), cookies=no_cookies)
     made.headers.clear()
     return made
+
+
+def transport(at: Endpoint) -> httpx.AsyncHTTPTransport:
+    """To a room of ours, over its Unix socket or TLS. Raises Refused when the authorities' file cannot be read."""
+    if at.socket:  # nothing is verified there, and the certificates for it would take 7 MB
+        return httpx.AsyncHTTPTransport(uds=str(at.socket), limits=_limits(KEEPALIVE_S), verify=False)
+    return httpx.AsyncHTTPTransport(verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S))
+
+
+def _limits(keepalive_s: float) -> httpx.Limits:
+    return httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=keepalive_s)
 
 
 async def read_body(request: Request, *, limit_bytes: int) -> bytes:
@@ -158,12 +171,19 @@ async def exchange(
 
 
 async def pass_on(
-    request: Request, client: httpx.AsyncClient, *, base_url: str, hold_s: float, limit_bytes: int
+    request: Request,
+    client: httpx.AsyncClient,
+    *,
+    base_url: str,
+    hold_s: float,
+    limit_bytes: int,
+    at: Endpoint | None = None,
 ) -> Response:
     """
     The desk's whole job: the call as it is, to the same path at `base_url`, and what came back.
 
-    Never raises for what the outside does: no upstream within `hold_s` seconds gives `away`.
+    Never raises for what the outside does: no upstream within `hold_s` seconds gives `away`. `at`, if it is a room of
+    ours, is for the reason.
     """
     try:
         body = await read_body(request, limit_bytes=limit_bytes)
@@ -171,7 +191,7 @@ async def pass_on(
     except BodyRefused as exc:
         return exc.answer
     except Transient as exc:
-        return away(str(exc))
+        return away(tls.explained(exc, at) or str(exc))
     return answer(response, small)
 
 

@@ -18,6 +18,7 @@ from flowgroup import log, settings
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent
 from flowgroup.model.clusters import Found
+from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import DriverSettings, PrefectSettings
@@ -95,12 +96,16 @@ class Local:
         dead = [role for role, process in processes.items() if role.startswith("worker") and not is_alive(process)]
         return self._start_again(name, dead) if dead else None
 
-    async def relay_socket(self) -> Path:
+    @property
+    def listen(self) -> Listen:
+        return self.folder / "daemon.sock"
+
+    async def relay(self) -> Endpoint:
         """The relay's socket; starts the relay if it does not run. Raises Permanent when it does not come up."""
         socket, state = self.folder / "relay.sock", self.folder / "relay.json"
         running = _running(_json(state))
         if running and is_alive(running) and socket.exists():
-            return socket
+            return Endpoint.at(socket)
         if running:
             await end([running], grace_s=_GRACE_S)
         _log.info("relay_starting")
@@ -118,7 +123,7 @@ class Local:
             if not is_alive(started) or asyncio.get_running_loop().time() > deadline:
                 raise Permanent(f"the relay does not start. Its last lines:\n{_tail(self.folder / 'relay.log')}")
             await asyncio.sleep(0.02)
-        return socket
+        return Endpoint.at(socket)
 
     async def end_relay(self) -> None:
         """Stop the relay: only when nothing is to be left behind (`flowgroup dev`)."""
@@ -144,7 +149,7 @@ class Local:
             "driver",
             *("--cluster", spec.name),
             *("--folder", str(place)),
-            *("--daemon", str(self.folder / "daemon.sock")),
+            *("--daemon", str(self.listen)),
             *("--relay", str(self.folder / "relay.sock")),
             *("--storage", str(self.folder / "results")),
         )

@@ -8,7 +8,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
@@ -17,7 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
+from flowgroup.edge import tls
 from flowgroup.errors import Refused, Transient
+from flowgroup.model.endpoint import Endpoint
 
 MAX_FRAME_BYTES = 5 * 1024 * 1024
 # The codes that Prefect's client takes as "again": anything but 1000 and 1001.
@@ -57,11 +58,11 @@ async def upstream(
     headers: list[tuple[str, str]],
     subprotocols: list[str],
     hold_s: float,
-    uds: Path | None = None,
+    at: Endpoint | None = None,
     verify: ssl.SSLContext | None = None,
 ) -> AsyncIterator[ClientConnection]:
     """
-    A websocket to `url`, over TCP (through the environment's proxies) or a Unix socket.
+    A websocket to `url`: straight to a room of ours (`at`), or through the environment's proxies to anybody else.
 
     Raises Denied when the other side answers with an HTTP status, Transient when there is no answer within
     `hold_s`.
@@ -76,15 +77,19 @@ async def upstream(
         "open_timeout": hold_s,
         "close_timeout": 2.0,
     }
-    if uds is not None:
-        opening = unix_connect(str(uds), url, compression=None, **options)
-    else:
-        opening = connect(url, ssl=verify if url.startswith("wss:") else None, **options)
-    connection = await _opened(opening)
+    connection = await _opened(_opening(url, at, verify, options))
     try:
         yield connection
     finally:
         await connection.close()
+
+
+def _opening(url: str, at: Endpoint | None, verify: ssl.SSLContext | None, options: dict[str, Any]) -> connect:
+    if at is None:
+        return connect(url, ssl=verify if url.startswith("wss:") else None, **options)
+    if at.socket:
+        return unix_connect(str(at.socket), url, compression=None, **options)
+    return connect(url, ssl=tls.trusting(at.ca), proxy=None, compression=None, **options)
 
 
 async def _opened(opening: connect) -> ClientConnection:
@@ -178,7 +183,7 @@ async def deny(socket: WebSocket, answer: Response) -> None:
     await socket.send_denial_response(answer)
 
 
-async def pass_on(socket: WebSocket, *, url: str, hold_s: float, uds: Path | None = None) -> None:
+async def pass_on(socket: WebSocket, *, url: str, hold_s: float, at: Endpoint | None = None) -> None:
     """
     The desk's whole job: the websocket as it is, to `url`. Without an upstream the client is told to try
     again.
@@ -186,7 +191,7 @@ async def pass_on(socket: WebSocket, *, url: str, hold_s: float, uds: Path | Non
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in socket.headers.raw]
     offered = list(socket.scope["subprotocols"])
     try:
-        async with upstream(url, headers=headers, subprotocols=offered, hold_s=hold_s, uds=uds) as connection:
+        async with upstream(url, headers=headers, subprotocols=offered, hold_s=hold_s, at=at) as connection:
             await socket.accept(subprotocol=connection.subprotocol)
             await pump(socket, connection)
     except WebSocketDisconnect:
@@ -194,7 +199,7 @@ async def pass_on(socket: WebSocket, *, url: str, hold_s: float, uds: Path | Non
     except Denied as exc:
         await deny(socket, Response(status_code=exc.status))
     except Transient as exc:
-        await turn_away(socket, str(exc))
+        await turn_away(socket, tls.explained(exc, at) or str(exc))
 
 
 def _ended(exc: ConnectionClosed) -> Ending:

@@ -1,14 +1,15 @@
-"""The daemon's side of the relay's control API: which attempts are open. Over the relay's Unix socket."""
+"""The daemon's side of the relay's control API: which attempts are open."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 
+from flowgroup.edge import forward, tls
 from flowgroup.errors import Permanent, Transient
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, ClusterName, RunId
 
 _TIMEOUT_S = 5.0
@@ -30,13 +31,13 @@ class OpenAttempt:
 
 
 class RelayControl:
-    """`socket` says where the relay listens now, and sees to it that one does."""
+    """`relay` says where the relay listens now, and on one machine sees to it that one does."""
 
-    def __init__(self, socket: Callable[[], Awaitable[Path]], key: str, *, ttl_s: float) -> None:
-        self._socket = socket
+    def __init__(self, relay: Callable[[], Awaitable[Endpoint]], key: str, *, ttl_s: float) -> None:
+        self._relay = relay
         self._key = key
         self._ttl_s = ttl_s
-        self._client: tuple[Path, httpx.AsyncClient] | None = None
+        self._client: tuple[Endpoint, httpx.AsyncClient] | None = None
         self._lock = asyncio.Lock()
 
     async def level(self, attempts: Sequence[OpenAttempt]) -> None:
@@ -64,23 +65,23 @@ class RelayControl:
         }
 
     async def _call(self, method: str, path: str, body: Any) -> None:
-        client = await self._connected()
+        relay, client = await self._connected()
         headers = {"Authorization": f"Bearer {self._key}"}
         try:
-            answer = await client.request(method, f"http://relay{path}", json=body, headers=headers)
+            answer = await client.request(method, f"{relay.url}{path}", json=body, headers=headers)
         except httpx.RequestError as exc:
-            raise Transient(f"the relay does not answer: {str(exc) or type(exc).__name__}") from exc
+            cause = tls.explained(exc, relay) or str(exc) or type(exc).__name__
+            raise Transient(f"the relay does not answer: {cause}") from exc
         if answer.is_server_error:
             raise Transient(f"the relay answers {method} {path} with {answer.status_code}")
         if answer.is_error and not (method == "DELETE" and answer.status_code == httpx.codes.NOT_FOUND):
             raise Permanent(f"the relay answers {method} {path} with {answer.status_code}: {answer.text[:200]}")
 
-    async def _connected(self) -> httpx.AsyncClient:
+    async def _connected(self) -> tuple[Endpoint, httpx.AsyncClient]:
         async with self._lock:  # two that find no relay must not start two
-            socket = await self._socket()
-            if self._client is None or self._client[0] != socket:
+            relay = await self._relay()
+            if self._client is None or self._client[0] != relay:
                 await self.aclose()
-                # Nothing is verified over a Unix socket, and the certificates for it would take 7 MB.
-                transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
-                self._client = (socket, httpx.AsyncClient(transport=transport, timeout=_TIMEOUT_S))
-            return self._client[1]
+                made = httpx.AsyncClient(transport=forward.transport(relay), timeout=_TIMEOUT_S, trust_env=False)
+                self._client = (relay, made)
+            return self._client

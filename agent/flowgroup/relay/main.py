@@ -1,8 +1,9 @@
 """
 The relay's process: startup, loop, shutdown.
 
-It holds the API token, so no other process of the same user may read its memory, and it gets the token on its
-standard input: an environment can be read by every process of the same user.
+It holds the API token, so no other process of the same user may read its memory. On one machine it gets the token on its
+standard input: an environment can be read by every process of the same user. In a container of its own the token stands
+in the environment.
 """
 
 import argparse
@@ -14,24 +15,26 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from flowgroup import log
-from flowgroup.edge import forward
+from flowgroup.edge import forward, lines, tls
 from flowgroup.errors import Refused
+from flowgroup.health import Health
 from flowgroup.relay.control import Control
 from flowgroup.relay.delivery import Delivery
 from flowgroup.relay.owners import Owners
+from flowgroup.relay.probes import probes
 from flowgroup.relay.proxy import Proxy
 from flowgroup.relay.records import Records
+from flowgroup.relay.serving import SecuredServer, Server, server_config
 from flowgroup.relay.sockets import Sockets
 from flowgroup.relay.tokens import Attempts
-from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, tls_of
+from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, secrets_of, tls_of
 from flowgroup.settings import RelaySettings, Settings
 
 Address = Path | tuple[str, int]
@@ -39,18 +42,25 @@ Address = Path | tuple[str, int]
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PR_SET_DUMPABLE = 4
-_SHUTDOWN_S = 5
-_MOST_HEADER_BYTES = 64 * 1024
-_KEEPALIVE_S = 75
 _BACKLOG = 512
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def main(args: argparse.Namespace) -> int:
     """`relay --uds PATH` or `relay --tcp HOST:PORT`, with its secrets on standard input."""
+    return _main(args, lambda _: read_secrets(sys.stdin))
+
+
+def command(args: argparse.Namespace) -> int:
+    """`flowgroup relay`: the same, with its secrets in the environment and in the files that this names."""
+    return _main(args, secrets_of)
+
+
+def _main(args: argparse.Namespace, secrets: Callable[[Settings], Secrets]) -> int:
     unreadable_by_others()  # first of all: nothing secret is in memory yet
     settings = Settings.read()
     log.configure(room="relay", level=settings.daemon.log_level)
-    run(settings, read_secrets(sys.stdin), listen=_address(args))
+    run(settings, secrets(settings), listen=_address(args))
     return 0
 
 
@@ -67,24 +77,57 @@ def _address(args: argparse.Namespace) -> Address:
 
 
 def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
-    """Serve until SIGTERM or SIGINT; a second one does not wait for calls under way."""
+    """
+    Serve until SIGTERM or SIGINT; a second one does not wait for calls under way.
+
+    Raises Refused when it cannot listen there, or only without TLS where other hosts could.
+    """
     verify = tls_of(settings.prefect) if secrets.api_url.startswith("https:") else None  # certificates take 7 MB
+    secured = secured_by(settings.relay, listen)
     with listening(listen) as listener:
-        log.get().info("relay_listens", at=str(listen) if isinstance(listen, Path) else listener.getsockname()[:2])
-        asyncio.run(_serve(settings, secrets, listener, verify))
+        at = str(listen) if isinstance(listen, Path) else listener.getsockname()[:2]
+        log.get().info("relay_listens", at=at, tls=secured is not None)
+        asyncio.run(_serve(settings, secrets, listener, verify, secured))
 
 
-async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket, verify: ssl.SSLContext | None) -> None:
+def secured_by(settings: RelaySettings, listen: Address) -> ssl.SSLContext | None:
+    """TLS as the settings say; None for a Unix socket, and on loopback if they say nothing. Raises Refused."""
+    if isinstance(listen, Path):
+        return None
+    if settings.tls_cert and settings.tls_key:
+        return tls.showing(settings.tls_cert, settings.tls_key)
+    if settings.tls_cert or settings.tls_key or listen[0] not in _LOOPBACK:
+        raise Refused(
+            f"the relay listens on {listen[0]} with TLS only: tokens pass through it. Set FLOWGROUP_RELAY_TLS_CERT and "
+            "FLOWGROUP_RELAY_TLS_KEY, files with its certificate and key, or listen on 127.0.0.1."
+        )
+    return None
+
+
+async def _serve(
+    settings: Settings,
+    secrets: Secrets,
+    listener: socket.socket,
+    verify: ssl.SSLContext | None,
+    secured: ssl.SSLContext | None,
+) -> None:
+    health = Health()
     async with forward.client(verify=verify or False) as client:
-        app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify))
-        server = _Server(server_config(app))
-        loop = asyncio.get_running_loop()
+        app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify), health)
+        config = server_config(app)
+        server = SecuredServer(config, listener, secured) if secured else Server(config)
+
+        def stop() -> None:
+            health.is_ready = False
+            server.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        health.ready()
         await server.serve(sockets=[listener])
 
 
-def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream) -> Starlette:
+def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream, health: Health | None = None) -> Starlette:
     """The relay as an ASGI application."""
     attempts = Attempts()
     owners = Owners(attempts, upstream, hold_s=settings.hold_s)
@@ -94,6 +137,7 @@ def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream) -> S
     control = Control(attempts, settings, secrets.control_key.get_secret_value())
     return Starlette(
         routes=[
+            *probes(health or Health(is_ready=True)),
             Route("/flowgroup/attempts", control.level, methods=["PUT"]),
             Route("/flowgroup/attempts/{attempt}", control.open, methods=["PUT"]),
             Route("/flowgroup/attempts/{attempt}", control.close, methods=["DELETE"]),
@@ -118,27 +162,13 @@ def listening(at: Address) -> Iterator[socket.socket]:
     if isinstance(at, Path):
         made, remove = _unix_socket(at), at
     else:
-        made, remove = _tcp_socket(*at), None
+        made, remove = lines.tcp(*at), None
     try:
         yield made
     finally:
         made.close()
         if remove is not None:
             remove.unlink(missing_ok=True)
-
-
-def _tcp_socket(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sets TCP_NODELAY only then; without it every answer waits 40 ms.
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((host, port))
-        made.listen(_BACKLOG)
-    except OSError as exc:
-        made.close()
-        raise Refused(f"the relay cannot listen on {host}:{port}: {exc}") from exc
-    return made
 
 
 def _unix_socket(path: Path) -> socket.socket:
@@ -175,33 +205,3 @@ def unreadable_by_others() -> None:
     """Other processes of the same user may not read this one's memory: it has the token (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def server_config(app: Starlette) -> uvicorn.Config:
-    """How the application is served: no line in any log per call, bounded headers and frames."""
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        lifespan="off",
-        ws_per_message_deflate=False,
-        ws_max_size=5 * 1024 * 1024,
-        timeout_keep_alive=_KEEPALIVE_S,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, told to stop by us: its own handler raises the signal again when it is done."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def stop(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True

@@ -13,8 +13,9 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from flowgroup.edge import forward
+from flowgroup.edge.files import KEY_CHARS_MIN, control_key
 from flowgroup.errors import Refused
-from flowgroup.settings import PrefectSettings
+from flowgroup.settings import PrefectSettings, Settings
 
 _CLOUD = "https://api.prefect.cloud/api"
 # What of a child's headers goes on: nothing that says who it is, nothing that a proxy acts on.
@@ -38,7 +39,7 @@ class Secrets(BaseModel):
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
     custom_headers: dict[str, SecretStr] = Field(default_factory=dict)
-    control_key: SecretStr = Field(min_length=16)
+    control_key: SecretStr = Field(min_length=KEY_CHARS_MIN)
 
 
 def read_secrets(stdin: TextIO) -> Secrets:
@@ -53,6 +54,20 @@ def read_secrets(stdin: TextIO) -> Secrets:
         raise Refused(f"the relay's standard input is wrong in: {', '.join(names)}") from None
     except ValueError:
         raise Refused("the relay wants one line of JSON on its standard input (the daemon gives it)") from None
+
+
+def secrets_of(settings: Settings) -> Secrets:
+    """What the environment and the control key's file say. Raises Refused, naming the variable."""
+    prefect = settings.prefect
+    if prefect.api_url is None:
+        raise Refused("PREFECT_API_URL is not set: the address of Prefect's API, for example http://127.0.0.1:4200/api")
+    return Secrets(
+        api_url=prefect.api_url,
+        api_key=prefect.api_key,
+        api_auth_string=prefect.api_auth_string,
+        custom_headers={name: SecretStr(value) for name, value in prefect.client_custom_headers.items()},
+        control_key=SecretStr(control_key(settings.relay)),
+    )
 
 
 class Upstream:

@@ -1,0 +1,126 @@
+"""
+The relay's server: uvicorn, told to stop by us, on a Unix socket or behind TLS.
+
+Behind TLS whoever has not made a call yet is a stranger (`edge/lines.py`): it has some seconds, and there are not many.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+from h11 import Request
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from flowgroup import log
+from flowgroup.edge.lines import Strangers, accept, shaken
+
+_SHUTDOWN_S = 5
+_MOST_HEADER_BYTES = 64 * 1024
+_KEEPALIVE_S = 75
+_FIRST_CALL_S = 10.0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, told to stop by us: its own handler raises the signal again when it is done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class SecuredServer(Server):
+    """The same behind TLS, on a listening socket that it does not own."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, secured: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self.strangers = Strangers()
+        self._listener = listener
+        self._secured = secured
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self._accepting = asyncio.create_task(self._accept(), name="accept calls")
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._accepting and self._accepting.done():
+            self._accepting.result()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._accepting:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    async def _accept(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+
+            def begin(accepted: socket.socket) -> None:
+                tasks.create_task(self._take(accepted), name="stranger")
+
+            await accept(self._listener, begin)
+
+    async def _take(self, accepted: socket.socket) -> None:
+        """Until the peer has made a call; from then on the connection is uvicorn's alone."""
+        try:
+            with self.strangers.one():
+                transport, protocol = await shaken(accepted, self._protocol, self._secured)
+                try:
+                    async with asyncio.timeout(_FIRST_CALL_S):
+                        await protocol.called.wait()
+                finally:
+                    if not protocol.called.is_set():
+                        transport.abort()
+        except (OSError, TimeoutError) as exc:
+            log.get().debug("connection_dropped", reason=str(exc) or type(exc).__name__)
+
+    def _protocol(self) -> "_Called":
+        return _Called(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+class _Called(H11Protocol):
+    """uvicorn's side of a connection; `called` is set when the head of a first call is there, or the peer has gone."""
+
+    def __init__(self, **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]
+        self.called = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None:
+            self.called.set()
+
+    def handle_websocket_upgrade(self, event: Request) -> None:
+        self.called.set()
+        super().handle_websocket_upgrade(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.called.set()
+        super().connection_lost(exc)
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """How the application is served: no line in any log per call, bounded headers and frames."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws_per_message_deflate=False,
+        ws_max_size=5 * 1024 * 1024,
+        timeout_keep_alive=_KEEPALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+    )
