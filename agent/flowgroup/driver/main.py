@@ -127,7 +127,7 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
             shared = shared_environment(api_url, str(place.storage))
             forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
             outbox = Outbox(await stack.enter_async_context(forward.client(at=place.relay)), place.relay)
-            address = await _scheduler(place) if place.spec.workers else None
+            address = await _scheduler(place) if place.spec.has_workers else None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stand.desk = Desk(
                 forks=forks,

@@ -45,6 +45,8 @@ def control_key(settings: RelaySettings) -> str:
             "same for the daemon and the relay"
         )
     key = (read_text(path) or "").strip()
-    if len(key) < KEY_CHARS_MIN:
-        raise Refused(f"{path} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) has fewer than {KEY_CHARS_MIN} characters")
+    if len(key) < KEY_CHARS_MIN or not key.isascii() or not key.isprintable() or " " in key:
+        raise Refused(
+            f"{path} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) wants {KEY_CHARS_MIN} or more letters, digits and signs of ASCII"
+        )
     return key

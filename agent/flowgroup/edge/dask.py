@@ -1,0 +1,8 @@
+"""What every backend tells Dask's processes."""
+
+# The scheduler keeps so many messages of every topic: what all tasks of a run logged lately.
+SHORT_LOGS = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "50"}
+# What tasks log goes to the API; a second copy would fill the disk.
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
+# A worker's way to Prefect's API.
+WORKER_PRELOAD = ("--preload", "flowgroup.driver.bridge")
