@@ -17,7 +17,7 @@
 
 {{/* A pool's name as a part of objects' names: as it is where it can be, else with a few digits of its hash. */}}
 {{- define "flowgroup.poolSlug" -}}
-{{- $slug := . | lower | replace "_" "-" | regexReplaceAllLiteral "[^a-z0-9-]+" "-" | trunc 16 | trimAll "-" -}}
+{{- $slug := regexReplaceAll "[^a-z0-9-]+" (lower .) "-" | trunc 16 | trimAll "-" -}}
 {{- if eq $slug . -}}{{ $slug }}{{- else -}}{{ printf "%s-%s" $slug (sha256sum . | trunc 6) | trimPrefix "-" }}{{- end -}}
 {{- end -}}
 

@@ -5,9 +5,12 @@ flowgroup.dev/role: driver
 {{- end -}}
 
 {{- define "flowgroup.dnsRule" -}}
+# A cluster's DNS server may listen on 5353 behind its Service's 53.
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
 {{- end -}}
 
 {{/* cidrs, ports: an egress rule, or nothing without addresses */}}
