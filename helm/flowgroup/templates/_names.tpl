@@ -1,17 +1,17 @@
 {{/* Names, labels, addresses. Every one takes the root context, or a dict with `root` and what else it names. */}}
 
 {{- define "flowgroup.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 30 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "flowgroup.fullname" -}}
 {{- $name := include "flowgroup.name" . -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 30 | trimSuffix "-" -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 30 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 30 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -37,6 +37,15 @@
 {{- fail (printf "pools: the pool %q has its clusters in %q, the release's own namespace: whoever deploys flows could reach its Secrets from there. Name another namespace." .pool.name $namespace) -}}
 {{- end -}}
 {{- $namespace -}}
+{{- end -}}
+
+{{/* What no schema can say. */}}
+{{- define "flowgroup.check" -}}
+{{- $seen := dict -}}
+{{- range .Values.pools -}}
+{{- if hasKey $seen .name }}{{ fail (printf "pools: %q is named twice" .name) }}{{ end -}}
+{{- $_ := set $seen .name true -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The namespaces of all pools, each once, as a JSON list. */}}
