@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from flowgroup.edge.certs import api
-from flowgroup.edge.certs.keeping import Held
 from flowgroup.errors import Permanent, Refused, Transient
 
 
@@ -23,15 +22,9 @@ class FakeKubernetes:
         if self.refusals:
             return _status(self.refusals.pop(0), "you may not")
         path, body = request.url.path, json.loads(request.content or b"{}")
-        if request.method == "POST":
-            path = f"{path}/{body['metadata']['name']}"
-            if path in self.objects:
-                return _status(409, "already exists")
-            body["metadata"]["resourceVersion"] = "1"
-            self.objects[path] = body
-        elif path not in self.objects:
+        if path not in self.objects:
             return _status(404, "not found")
-        elif request.method == "PATCH":
+        if request.method == "PATCH":
             assert request.headers["content-type"] == "application/merge-patch+json"
             return self._patched(self.objects[path], body)
         return httpx.Response(200, json=self.objects[path])
@@ -60,18 +53,6 @@ async def client(kubernetes: FakeKubernetes):
         yield made
 
 
-async def test_a_secret_is_made_with_what_helm_knows_it_by(
-    kubernetes: FakeKubernetes, client: httpx.AsyncClient
-) -> None:
-    there = api.NamespaceSecrets(client, "ns", {"labels": {"a": "b"}, "annotations": {"c": "d"}})
-    assert await there.read("x") == Held({}, None)
-    await there.write("x", Held({}, None), {"key": b"value"})
-    made = kubernetes.objects["/api/v1/namespaces/ns/secrets/x"]
-    assert made["metadata"]["labels"] == {"a": "b"} and made["metadata"]["annotations"] == {"c": "d"}
-    assert (made["type"], made["data"]) == ("Opaque", {"key": "dmFsdWU="})
-    assert await there.read("x") == Held({"key": b"value"}, "1")
-
-
 async def test_a_secret_without_data_is_filled_and_another_key_kept(kubernetes, client) -> None:
     kubernetes.objects["/api/v1/namespaces/ns/secrets/x"] = {"metadata": {"name": "x", "resourceVersion": "7"}}
     there = api.NamespaceSecrets(client, "ns")
@@ -79,7 +60,13 @@ async def test_a_secret_without_data_is_filled_and_another_key_kept(kubernetes, 
     await there.write("x", held, {"a": b"1"})
     with pytest.raises(Transient, match="409 changed"):
         await there.write("x", held, {"a": b"2"})
-    assert (await there.read("x")).data == {"a": b"1"}
+    await there.write("x", await there.read("x"), {"b": b"3"})
+    assert (await there.read("x")).data == {"a": b"1", "b": b"3"}
+
+
+async def test_a_secret_that_the_chart_has_not_made_is_said(client) -> None:
+    with pytest.raises(Permanent, match="cannot get the Secret ns/x: 404 not found"):
+        await api.NamespaceSecrets(client, "ns").read("x")
 
 
 async def test_the_ca_is_published_only_where_the_chart_has_made_the_config_map(kubernetes, client) -> None:

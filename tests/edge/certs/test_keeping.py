@@ -23,28 +23,26 @@ class FakeSecrets:
     versions: dict[str, int] = field(default_factory=dict)
 
     async def read(self, name: str) -> Held:
-        version = self.versions.get(name)
-        return Held(dict(self.data.get(name, {})), None if version is None else str(version))
+        return Held(dict(self.data.get(name, {})), str(self.versions.get(name, 0)))
 
     async def write(self, name: str, held: Held, data: dict[str, bytes]) -> None:
-        version = self.versions.get(name)
-        if held.version != (None if version is None else str(version)):
+        if held.version != str(self.versions.get(name, 0)):
             raise Transient("changed meanwhile")
         self.data[name] = {**self.data.get(name, {}), **data}
-        self.versions[name] = (version or 0) + 1
+        self.versions[name] = self.versions.get(name, 0) + 1
         self.writes.append(name)
 
 
 async def test_from_nothing_everything_is_made_and_then_kept() -> None:
     there = FakeSecrets()
-    assert [line.partition(",")[0] for line in await keep(there, WANTED, NOW)] == [
+    assert [line.partition(",")[0] for line in (await keep(there, WANTED, NOW)).said] == [
         "ca: made",
         "daemon: made",
         "relay: made",
         "control: made",
     ]
     before = {name: dict(data) for name, data in there.data.items()}
-    assert await keep(there, WANTED, NOW) == ["ca: kept", "daemon: kept", "relay: kept", "control: kept"]
+    assert (await keep(there, WANTED, NOW)).said == ["ca: kept", "daemon: kept", "relay: kept", "control: kept"]
     assert there.data == before
     assert there.writes == ["ca", "daemon", "relay", "control"]
     assert set(there.data["daemon"]) == {"tls.crt", "tls.key", "ca.crt"}
@@ -88,7 +86,7 @@ async def test_a_new_ca_is_followed_by_the_old_one() -> None:
     await keep(there, WANTED, NOW + timedelta(days=2500))
     assert there.data["ca"]["ca.crt"].endswith(old)
     assert there.data["relay"]["ca.crt"] == there.data["ca"]["ca.crt"] != old
-    assert await keep(there, WANTED, NOW + timedelta(days=2501)) == [
+    assert (await keep(there, WANTED, NOW + timedelta(days=2501))).said == [
         f"{n}: kept" for n in ("ca", "daemon", "relay", "control")
     ]
 
@@ -97,7 +95,7 @@ async def test_other_hosts_make_only_their_certificate_again() -> None:
     there = FakeSecrets()
     await keep(there, WANTED, NOW)
     more = Wanted("ca", "control", {**WANTED.leaves, "daemon": ("daemon.ns.svc", "other.ns.svc")})
-    assert await keep(there, more, NOW) == [
+    assert (await keep(there, more, NOW)).said == [
         "ca: kept",
         "daemon: made, for it is for other host names",
         "relay: kept",
@@ -117,12 +115,19 @@ async def test_what_cannot_be_read_is_made_again(broken: bytes) -> None:
     assert there.writes == ["ca", "daemon", "relay"]
 
 
+async def test_what_somebody_else_takes_care_of_is_left_alone() -> None:
+    there = FakeSecrets()
+    kept = await keep(there, Wanted(None, "control", {"daemon": ("daemon.ns.svc",)}), NOW)
+    assert (kept.said, kept.trusted) == (["control: made, for it was not there"], None)
+    assert there.writes == ["control"]
+
+
 async def test_another_ca_of_the_same_name_is_noticed() -> None:
     there = FakeSecrets()
     await keep(there, WANTED, NOW)
     other = making.make_ca("ca", NOW)
     there.data["ca"] = {"ca.crt": other.certificate, "ca.key": other.key}
-    assert (await keep(there, WANTED, NOW))[1] == "daemon: made, for it is not one that this CA has signed"
+    assert (await keep(there, WANTED, NOW)).said[1] == "daemon: made, for it is not one that this CA has signed"
 
 
 def _shakes_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> bool:

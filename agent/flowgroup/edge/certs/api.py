@@ -9,7 +9,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from flowgroup.errors import Permanent, Refused, Transient
 
 _TIMEOUT_S = 10.0
 _MERGE = {"Content-Type": "application/merge-patch+json"}
-_GONE, _CONFLICT, _TOO_MANY = 404, 409, 429
+_CONFLICT, _TOO_MANY = 409, 429
 
 
 @asynccontextmanager
@@ -47,39 +47,25 @@ async def kubernetes(server: str, account: Path) -> AsyncIterator[httpx.AsyncCli
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSecrets:
-    """The Secrets of one namespace. What it makes gets `metadata`: the labels and annotations by which Helm owns it."""
+    """The Secrets of one namespace. The chart has made them, without data: whoever fills them need not create any."""
 
     client: httpx.AsyncClient
     namespace: str
-    metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     async def read(self, name: str) -> Held:
-        """What the Secret holds; nothing when it is not there. Raises Transient and Permanent."""
-        answer = await _call(self.client, "GET", self._path(name))
-        if answer.status_code == _GONE:
-            return Held({}, None)
-        secret = _said(answer, f"get the Secret {self.namespace}/{name}")
+        """What the Secret holds. Raises Transient and Permanent."""
+        secret = _said(await _call(self.client, "GET", self._path(name)), f"get the Secret {self.namespace}/{name}")
         data = {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
         return Held(data, secret["metadata"]["resourceVersion"])
 
     async def write(self, name: str, held: Held, data: Mapping[str, bytes]) -> None:
-        """Make it, or change these keys of it. Raises Transient when it is not as `held` any more, and Permanent."""
-        body: dict[str, Any] = {"data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
-        if held.version is None:
-            whole = {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "type": "Opaque",
-                "metadata": {"name": name, **self.metadata},
-            }
-            answer = await _call(self.client, "POST", self._path(), {**whole, **body})
-            _said(answer, f"create the Secret {self.namespace}/{name}")
-            return
-        body["metadata"] = {"resourceVersion": held.version}
+        """Change these keys of it. Raises Transient when it is not as `held` any more, and Permanent."""
+        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+        body = {"metadata": {"resourceVersion": held.version}, "data": encoded}
         _said(await _call(self.client, "PATCH", self._path(name), body), f"patch the Secret {self.namespace}/{name}")
 
-    def _path(self, name: str | None = None) -> str:
-        return f"/api/v1/namespaces/{self.namespace}/secrets" + (f"/{name}" if name else "")
+    def _path(self, name: str) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/secrets/{name}"
 
 
 async def publish(client: httpx.AsyncClient, namespace: str, name: str, ca: str) -> None:

@@ -1,5 +1,5 @@
 """
-What the chart's hooks and its CronJob do: see that the Secrets hold what they should, and change only what does not.
+What the chart's Job and CronJob do: see that the Secrets hold what they should, and change only what does not.
 
 In: names of Secrets. Out: for each of them, a word on what was done. Asked again, it changes nothing.
 """
@@ -25,10 +25,10 @@ class Secrets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a Secret holds now, by key. `version` is the API's resourceVersion, or None when the Secret is not there."""
+    """What a Secret holds now, by key. `version` is the API's resourceVersion."""
 
     data: Mapping[str, bytes]
-    version: str | None
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,23 @@ class Wanted:
     leaves: Mapping[str, Sequence[str]]
 
 
-async def keep(there: Secrets, wanted: Wanted, now: datetime) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A sentence for each Secret, and what trusts the certificates: PEM, or None without a CA of ours."""
+
+    said: list[str]
+    trusted: bytes | None
+
+
+async def keep(there: Secrets, wanted: Wanted, now: datetime) -> Kept:
     """
-    Make what is missing, and what is to be made again. `now` is aware. Gives a sentence for each Secret.
+    Make what is missing, and what is to be made again. `now` is aware.
 
     A new CA follows an old one in `ca.crt`, so that who trusts the file trusts servers that still show the old one.
     Raises Transient and Permanent.
     """
-    done = []
+    done: list[str] = []
+    trusted: bytes | None = None
     if wanted.ca is not None:
         ca, trusted, said = await _keep_ca(there, wanted.ca, now)
         done.append(said)
@@ -59,7 +68,7 @@ async def keep(there: Secrets, wanted: Wanted, now: datetime) -> list[str]:
             done.append(await _keep_leaf(there, name, (ca, trusted), hosts, now))
     if wanted.control is not None:
         done.append(await _keep_control(there, wanted.control))
-    return done
+    return Kept(done, trusted)
 
 
 async def _keep_ca(there: Secrets, name: str, now: datetime) -> tuple[Pair, bytes, str]:

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--leaf", action="append", default=[], metavar="SECRET=HOST,HOST", help="tls.crt, tls.key, ca.crt"
     )
-    make.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="of Secrets that are made")
-    make.add_argument("--annotation", action="append", default=[], metavar="NAME=VALUE")
+    make.add_argument("--config-map", default="", help="where the CA's certificate is published")
+    make.add_argument("--publish", action="append", default=[], dest="readers", metavar="NAMESPACE")
     make.set_defaults(command=make_command)
     publish = commands.add_parser("publish", help="write the CA into ConfigMaps, for clusters' pods")
     publish.add_argument("--ca", type=Path, required=True, metavar="FILE")
@@ -39,12 +39,10 @@ def make_command(args: argparse.Namespace) -> int:
 
     leaves = {name: hosts.split(",") for name, hosts in (_pair(text, "--leaf") for text in args.leaf)}
     wanted = Wanted(ca=args.ca, control=args.control, leaves=leaves)
-    metadata = {
-        "labels": dict(_pair(text, "--label") for text in args.label),
-        "annotations": dict(_pair(text, "--annotation") for text in args.annotation),
-    }
     access = process.Access(args.server, args.account)
-    for line in asyncio.run(process.make(access, args.namespace, wanted, metadata)):
+    for line in asyncio.run(
+        process.make(access, args.namespace, wanted, process.Readers(args.config_map, args.readers))
+    ):
         print(line)
     return 0
 
@@ -58,8 +56,8 @@ def publish_command(args: argparse.Namespace) -> int:
     except OSError as exc:
         raise Refused(f"cannot read the CA's certificate {args.ca} (--ca): {exc}") from exc
     access = process.Access(args.server, args.account)
-    asyncio.run(process.publish(access, args.config_map, args.namespaces, ca))
-    print(f"{args.config_map}: written in {', '.join(args.namespaces)}")
+    for line in asyncio.run(process.publish(access, process.Readers(args.config_map, args.namespaces), ca)):
+        print(line)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The two processes of `flowgroup certs`, against Kubernetes' API."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,29 @@ class Access(NamedTuple):
     account: Path
 
 
-async def make(access: Access, namespace: str, wanted: Wanted, metadata: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """See that the namespace's Secrets are as wanted: a sentence for each. Raises Refused, Permanent and Transient."""
-    async with api.kubernetes(*access) as client:
-        there = api.NamespaceSecrets(client, namespace, metadata)
-        return await retry.until(lambda: keep(there, wanted, datetime.now(UTC)), timeout_s=_PATIENCE_S)
+class Readers(NamedTuple):
+    """Who trusts the CA: a ConfigMap of this name in each of these namespaces."""
+
+    config_map: str
+    namespaces: Sequence[str]
 
 
-async def publish(access: Access, config_map: str, namespaces: Sequence[str], ca: str) -> None:
-    """Write the CA (PEM) into the ConfigMap of every namespace. Raises Refused, Permanent and Transient."""
+async def make(access: Access, namespace: str, wanted: Wanted, readers: Readers) -> list[str]:
+    """
+    See that the namespace's Secrets are as wanted, and publish the CA if it is ours: a sentence for each.
+
+    Raises Refused, Permanent and Transient.
+    """
     async with api.kubernetes(*access) as client:
-        for namespace in namespaces:
-            await retry.until(partial(api.publish, client, namespace, config_map, ca), timeout_s=_PATIENCE_S)
+        there = api.NamespaceSecrets(client, namespace)
+        kept = await retry.until(lambda: keep(there, wanted, datetime.now(UTC)), timeout_s=_PATIENCE_S)
+    published = await publish(access, readers, kept.trusted.decode()) if kept.trusted else []
+    return kept.said + published
+
+
+async def publish(access: Access, readers: Readers, ca: str) -> list[str]:
+    """Write the CA (PEM) into the ConfigMap of every namespace: a sentence for each. Raises as `make` does."""
+    async with api.kubernetes(*access) as client:
+        for namespace in readers.namespaces:
+            await retry.until(partial(api.publish, client, namespace, readers.config_map, ca), timeout_s=_PATIENCE_S)
+    return [f"{namespace}/{readers.config_map}: written" for namespace in readers.namespaces]
