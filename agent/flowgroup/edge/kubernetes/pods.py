@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD
+from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources
 from flowgroup.edge.kubernetes.names import DRIVER, Ground, driver_pod, scheduler
 from flowgroup.edge.kubernetes.sizes import Size, bytes_of
 from flowgroup.errors import Refused
@@ -144,7 +144,6 @@ def _driver_command(spec: ClusterSpec, ground: Ground) -> list[str]:
 
 def _worker_command(spec: ClusterSpec, group: WorkerGroup | None, memory_bytes: int) -> list[str]:
     """Named as the operator names it, or else it cannot tell which pod a retired worker was."""
-    resources = ",".join(f"{name}={amount:g}" for name, amount in sorted(group.dask_resources.items())) if group else ""
     return [
         *("python", "-m", "distributed.cli.dask_worker"),
         *("--name", "$(DASK_WORKER_NAME)"),
@@ -154,7 +153,7 @@ def _worker_command(spec: ClusterSpec, group: WorkerGroup | None, memory_bytes: 
         *("--local-directory", f"{FOLDER}/scratch"),
         *("--death-timeout", "60"),
         *WORKER_PRELOAD,
-        *(("--resources", resources) if resources else ()),
+        *dask_resources(group),
         "--no-nanny",
         "--no-dashboard",
     ]

@@ -32,7 +32,9 @@ _BYTES = r"^\d+(\.\d+)?\s*([kKMGT]i?B?)?$"
 class Size(BaseModel):
     """What a container of this size asks for, and is limited to. What is not said is left to the defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, coerce_numbers_to_str=True
+    )
 
     cpu: str | None = Field(default=None, pattern=_CPU)
     memory: str | None = Field(default=None, pattern=_BYTES)
