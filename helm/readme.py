@@ -1,7 +1,7 @@
 """
 The chart's README from its values: `python helm/readme.py` prints it, `--write` writes it.
 
-A comment `# -- text` above a key is what the table says of it. Keys without one are listed where nothing above them says it all.
+A comment `# -- text` above a key is what the table says of it.
 """
 
 import json
@@ -24,7 +24,9 @@ def readme() -> str:
     """The whole file."""
     text = (HERE / "flowgroup" / "values.yaml").read_text()
     rows = [f"| `{path}` | {_default(value)} | {said} |" for path, value, said in _leaves(text)]
-    return (HERE / "README.in.md").read_text() + "\n".join(["| value | default | meaning |", "|---|---|---|", *rows, ""])
+    return (HERE / "README.in.md").read_text() + "\n".join(
+        ["| value | default | meaning |", "|---|---|---|", *rows, ""]
+    )
 
 
 def _leaves(text: str) -> Iterator[tuple[str, Any, str]]:
