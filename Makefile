@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo dev test e2e test-stock check format bench profile lock clean
+.PHONY: setup demo dev test e2e test-stock check format bench profile lock image chart clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -57,9 +57,22 @@ format: setup
 	@$(BIN)/ruff format agent tests
 	@$(BIN)/ruff check --fix agent tests
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+# The images' own locks are subsets of the whole: the same versions and hashes.
 lock:  ## pin everything again (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements/agent.lock
+	@$(COMPILE) --constraint requirements.lock --extra runtime pyproject.toml -o requirements/runtime.lock
+	@printf 'hatchling\n' | $(COMPILE) --constraint requirements.lock - -o requirements/build.lock
+	@printf 'dask-kubernetes\n' | $(COMPILE) --constraint requirements.lock - -o requirements/operator.lock
+
+chart:  ## the chart's README and deploy/flowgroup.yaml, made from the chart (needs helm)
+	@$(BIN)/python helm/readme.py --write
+	@deploy/render.sh >deploy/flowgroup.yaml.new && mv deploy/flowgroup.yaml.new deploy/flowgroup.yaml
+
+image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
+	@deploy/image.sh $(TAG)
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
