@@ -20,7 +20,7 @@ from flowgroup.driver.line import Line
 from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.driver.templates import Templates
-from flowgroup.edge import forward
+from flowgroup.edge import forward, tls
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import ClusterName
@@ -43,9 +43,9 @@ _ON_ANOTHER_HOST_S = 10.0
 @dataclass(frozen=True)
 class Place:
     """
-    Where a driver finds what belongs to its cluster.
+    Where a driver finds what belongs to its cluster, and what it says hello with.
 
-    `secret` is a file. `scheduler` is the Dask scheduler's address; None: it is in the file that it writes.
+    `scheduler` is the Dask scheduler's address; None: it is in the file that it writes.
     """
 
     cluster: ClusterName
@@ -54,7 +54,7 @@ class Place:
     daemon: Endpoint
     relay: Endpoint
     storage: Path
-    secret: Path
+    secret: str = field(repr=False)
     scheduler: str | None = None
 
 
@@ -93,7 +93,13 @@ class Stand:
 
 
 async def run(settings: Settings, place: Place) -> None:
-    """The desk, until the daemon says Shutdown or a signal comes. All children end with it."""
+    """
+    The desk, until the daemon says Shutdown or a signal comes. All children end with it.
+
+    Raises Refused when what it needs in order to dial the daemon cannot be read: nobody else can be told then.
+    """
+    for needed in (place.daemon, place.relay):
+        tls.checked(needed)
     oskit.adopt_orphans()
     stand = Stand()
     loop = asyncio.get_running_loop()
@@ -101,7 +107,7 @@ async def run(settings: Settings, place: Place) -> None:
         loop.add_signal_handler(number, stand.over.set)
     hello = Hello(
         cluster=place.cluster,
-        secret=place.secret.read_text().strip(),
+        secret=place.secret,
         python=".".join(platform.python_version_tuple()[:2]),
         prefect=version("prefect"),
         pid=os.getpid(),

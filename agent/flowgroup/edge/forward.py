@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from flowgroup.edge import tls
+from flowgroup.edge.lines import notices_silence
 from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
 
@@ -70,7 +71,9 @@ def transport(at: Endpoint) -> httpx.AsyncHTTPTransport:
     """To a room of ours, over its Unix socket or TLS. Raises Refused when the authorities' file cannot be read."""
     if at.socket:  # nothing is verified there, and the certificates for it would take 7 MB
         return httpx.AsyncHTTPTransport(uds=str(at.socket), limits=_limits(KEEPALIVE_S), verify=False)
-    return httpx.AsyncHTTPTransport(verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S))
+    return httpx.AsyncHTTPTransport(
+        verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S), socket_options=notices_silence()
+    )
 
 
 def _limits(keepalive_s: float) -> httpx.Limits:
