@@ -10,6 +10,8 @@ RUN python -m venv --without-pip /opt/operator \
 FROM ${BASE}
 ENV PATH=/opt/operator/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 COPY --from=packages /opt/operator /opt/operator
-USER 10001:10001
+# The operator's chart says 1000, and kopf asks for that user's name.
+RUN echo 'dask:x:1000:1000:dask:/tmp:/usr/sbin/nologin' >>/etc/passwd
+USER 1000:1000
 WORKDIR /tmp
 ENTRYPOINT ["kopf", "run", "-m", "dask_kubernetes.operator.controller"]
