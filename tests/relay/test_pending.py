@@ -2,17 +2,19 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from flowgroup.errors import Transient
-from flowgroup.relay.pending import Answer, Pending
+from flowgroup.relay.pending import Pending
 from flowgroup.settings import RelaySettings
 from tests.fakes.upstream import Failure
 from tests.relay.serving import Relay, relay, waits
 
 pytestmark = pytest.mark.looptime
+Answer = tuple[httpx.Response, bytes]
 SHORT = RelaySettings(hold_s=0.3)
 
 
@@ -30,7 +32,11 @@ class Api:
         return httpx.Response(self.status), b"%d" % self.carried_out
 
 
-async def patiently(pending: Pending, api: Api, call: object = "call", *, tries: int = 100) -> bytes | None:
+def pending_calls(**bounds: Any) -> Pending[Answer]:
+    return Pending(lambda answer: not answer[0].is_server_error, **bounds)
+
+
+async def patiently(pending: Pending[Answer], api: Api, call: object = "call", *, tries: int = 100) -> bytes | None:
     for _ in range(tries):
         try:
             return (await pending.answer(call, api.exchange, wait_s=5.0))[1]
@@ -41,12 +47,12 @@ async def patiently(pending: Pending, api: Api, call: object = "call", *, tries:
 
 async def test_a_slow_call_is_carried_out_once_however_often_it_is_sent() -> None:
     api = Api(slow_s=40.0)
-    assert await patiently(Pending(), api) == b"1"
+    assert await patiently(pending_calls(), api) == b"1"
     assert api.carried_out == 1
 
 
 async def test_an_answer_that_came_while_nobody_waited_is_kept_for_the_caller() -> None:
-    pending, api = Pending(), Api(slow_s=6.0)
+    pending, api = pending_calls(), Api(slow_s=6.0)
     with pytest.raises(Transient, match="no answer within 5 s"):
         await pending.answer("call", api.exchange, wait_s=5.0)
     await asyncio.sleep(20.0)
@@ -55,7 +61,7 @@ async def test_an_answer_that_came_while_nobody_waited_is_kept_for_the_caller() 
 
 
 async def test_an_answer_is_not_kept_for_ever_nor_given_twice() -> None:
-    pending, api = Pending(kept_s=30.0), Api(slow_s=6.0)
+    pending, api = pending_calls(kept_s=30.0), Api(slow_s=6.0)
     with pytest.raises(Transient):
         await pending.answer("call", api.exchange, wait_s=5.0)
     await asyncio.sleep(40.0)
@@ -64,13 +70,13 @@ async def test_an_answer_is_not_kept_for_ever_nor_given_twice() -> None:
 
 
 async def test_equal_calls_that_come_together_are_as_many_calls() -> None:
-    pending, api = Pending(), Api(slow_s=12.0)
+    pending, api = pending_calls(), Api(slow_s=12.0)
     answers = await asyncio.gather(*(patiently(pending, api) for _ in range(4)))
     assert sorted(answers) == [b"1", b"2", b"3", b"4"]
 
 
 async def test_other_calls_never_get_its_answer() -> None:
-    pending, api = Pending(), Api(slow_s=6.0)
+    pending, api = pending_calls(), Api(slow_s=6.0)
     with pytest.raises(Transient):
         await pending.answer("a", api.exchange, wait_s=5.0)
     await asyncio.sleep(5.0)
@@ -78,7 +84,7 @@ async def test_other_calls_never_get_its_answer() -> None:
 
 
 async def test_trouble_is_not_kept_so_that_the_call_is_sent_again_at_once() -> None:
-    pending, api = Pending(), Api(slow_s=6.0, status=503)
+    pending, api = pending_calls(), Api(slow_s=6.0, status=503)
     with pytest.raises(Transient):
         await pending.answer("call", api.exchange, wait_s=5.0)
     await asyncio.sleep(2.0)
@@ -87,7 +93,7 @@ async def test_trouble_is_not_kept_so_that_the_call_is_sent_again_at_once() -> N
 
 
 async def test_beyond_the_bound_calls_are_given_up() -> None:
-    pending, api = Pending(most=2), Api(slow_s=8.0)
+    pending, api = pending_calls(most=2), Api(slow_s=8.0)
     sent = [pending.answer(call, api.exchange, wait_s=5.0) for call in range(5)]
     assert all(isinstance(one, Transient) for one in await asyncio.gather(*sent, return_exceptions=True))
     await asyncio.sleep(10.0)

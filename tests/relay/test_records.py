@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flowgroup.settings import RelaySettings
 from tests.fakes.upstream import Failure
 from tests.relay.serving import TOKEN, Relay, an_id, relay, sha256, waits
 
@@ -117,3 +118,17 @@ async def test_what_comes_while_a_call_is_under_way_goes_along_with_the_next(tmp
         calls = delivered(on, "/logs/")
         assert len(calls) <= 4
         assert sorted(int(entry["message"]) for call in calls for entry in call) == list(range(30))
+
+
+async def test_a_slow_api_gets_each_line_once(tmp_path: Path) -> None:
+    """The driver is told to wait, and sends the same again; the API carries out the first call late."""
+    async with relay(tmp_path, settings=RelaySettings(hold_s=0.3)) as on:
+        on.api.failure = Failure(200, delay_s=1.5, times=1)
+        said = {"token": TOKEN, "logs": [line(on.run)]}
+        answers = [await send(on, said)]
+        while answers[-1].status_code == 503:
+            assert waits(answers[-1])
+            answers.append(await send(on, said))
+        assert len(answers) > 2
+        assert answers[-1].json() == {"refused": 0}
+        assert [seen.path for seen in on.api.seen] == ["/logs/"]

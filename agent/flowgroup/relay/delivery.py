@@ -14,6 +14,7 @@ from flowgroup.edge import forward
 from flowgroup.edge.wire import USER_AGENT
 from flowgroup.errors import Transient
 from flowgroup.relay.outage import Verdict, judge
+from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S
 from flowgroup.relay.upstream import Upstream, retry_after_s
 
 _MOST_BYTES = 2 * 1024 * 1024
@@ -29,7 +30,10 @@ class _Waiting:
 
 @dataclass
 class Delivery:
-    """Records for `path` of the API (`/logs/` or `/events`), each as JSON."""
+    """
+    Records for `path` of the API (`/logs/` or `/events`), each as JSON. An answer is waited for as long as the API may still
+    take them: sent again before, they would be there twice. `hold_s` is for reaching it.
+    """
 
     upstream: Upstream
     path: str
@@ -97,7 +101,8 @@ class Delivery:
 
     async def _call(self, body: bytes) -> tuple[int, bytes | None, float | None]:
         request = self.upstream.request("POST", self.path, query=b"", headers=_HEADERS, body=body, hold_s=self.hold_s)
-        response, small = await forward.exchange(self.upstream.client, request, hold_s=self.hold_s)
+        patient = forward.awaiting(request, CARRIED_OUT_WITHIN_S)
+        response, small = await forward.exchange(self.upstream.client, patient, hold_s=CARRIED_OUT_WITHIN_S)
         await response.aclose()
         return response.status_code, small, retry_after_s(response.headers)
 

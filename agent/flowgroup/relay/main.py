@@ -133,7 +133,8 @@ def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream, heal
     owners = Owners(attempts, upstream, hold_s=settings.hold_s)
     proxy = Proxy(attempts, upstream, owners, settings)
     sockets = Sockets(attempts, upstream, owners, settings)
-    records = Records(attempts, owners, *(Delivery(upstream, path, settings.hold_s) for path in ("/logs/", "/events")))
+    logs, events = (Delivery(upstream, path, settings.hold_s) for path in ("/logs/", "/events"))
+    records = Records(attempts, owners, logs, events, hold_s=settings.hold_s)
     control = Control(attempts, settings, secrets.control_key.get_secret_value())
     return Starlette(
         routes=[

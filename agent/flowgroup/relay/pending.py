@@ -9,22 +9,24 @@ run. So the first stays under way, and the same call, sent again, gets its answe
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
-
-import httpx
+from typing import Any, Generic, TypeVar
 
 from flowgroup.errors import Transient
 
-Answer = tuple[httpx.Response, bytes | None]
+Answer = TypeVar("Answer")
 CARRIED_OUT_WITHIN_S = 65.0
 _KEPT_S = 30.0
 _MOST = 100  # each holds one of the connections to the API
 
 
-class Pending:
-    """`most` calls are left under way at once; a call beyond is given up, as one that only reads is."""
+class Pending(Generic[Answer]):
+    """
+    `most` calls are left under way at once; a call beyond is given up, as one that only reads is. `is_final` says whether
+    an answer settles the call, so that it is kept for `kept_s` seconds for a caller that comes back.
+    """
 
-    def __init__(self, *, most: int = _MOST, kept_s: float = _KEPT_S) -> None:
+    def __init__(self, is_final: Callable[[Answer], bool], *, most: int = _MOST, kept_s: float = _KEPT_S) -> None:
+        self._is_final = is_final
         self._most = most
         self._kept_s = kept_s
         self._left: dict[Hashable, deque[asyncio.Task[Answer]]] = {}
@@ -69,7 +71,7 @@ class Pending:
 
     def _ended(self, call: Hashable, task: asyncio.Task[Answer]) -> None:
         """An answer is kept for its caller for a while; trouble is not: the call may be sent again at once."""
-        if task.cancelled() or task.exception() is not None or task.result()[0].is_server_error:
+        if task.cancelled() or task.exception() is not None or not self._is_final(task.result()):
             self._drop(call, task)
         else:
             asyncio.get_running_loop().call_later(self._kept_s, self._drop, call, task)

@@ -17,7 +17,7 @@ from flowgroup.errors import Transient
 from flowgroup.relay import door, named, paths, rules
 from flowgroup.relay.outage import Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
-from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Answer, Pending
+from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
 from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
 from flowgroup.relay.tokens import Attempts, OpenAttempt
 from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
@@ -31,6 +31,8 @@ _CREDENTIALS = (401, 403)
 _LOCKED_S = 2.0
 _LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
+
+_Answer = tuple[httpx.Response, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Proxy:
         self._owners = owners
         self._settings = settings
         self._patience = Patience()
-        self._pending = Pending()
+        self._pending: Pending[_Answer] = Pending(lambda answer: not answer[0].is_server_error)
         self._quiet_until: dict[int, float] = {}
 
     async def handle(self, request: Request) -> Response:
@@ -112,14 +114,14 @@ class Proxy:
         _remember(passed, response, small)
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
 
-    async def _exchanged(self, request: Request, passed: Passed) -> Answer:
+    async def _exchanged(self, request: Request, passed: Passed) -> _Answer:
         """What only reads is given up after a while; what changes something is left under way."""
         if passed.allow.reads:
             return await self._answer(self._outgoing(request, passed), hold_s=passed.left_s)
         query = request.scope["query_string"]
         call = (passed.attempt.id, request.method, passed.allow.path, query, hashlib.sha256(passed.body).digest())
 
-        async def carried_out() -> Answer:
+        async def carried_out() -> _Answer:
             outgoing = forward.awaiting(self._outgoing(request, passed), CARRIED_OUT_WITHIN_S)
             response, small = await self._answer(outgoing, hold_s=CARRIED_OUT_WITHIN_S)
             return response, small if small is not None else await forward.read_whole(response)
@@ -139,7 +141,7 @@ class Proxy:
             hold_s=self._settings.hold_s,
         )
 
-    async def _answer(self, outgoing: httpx.Request, *, hold_s: float) -> Answer:
+    async def _answer(self, outgoing: httpx.Request, *, hold_s: float) -> _Answer:
         """
         The API's answer. A Prefect server over SQLite says 503 whenever its database is locked, without
         having done anything: that is asked again here at once, for a child would wait for seconds.

@@ -5,6 +5,7 @@ Each record is judged as if its child had sent it alone. What may pass goes on t
 sent meanwhile; the answer comes when the API has it.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from flowgroup.errors import Transient
 from flowgroup.relay import named
 from flowgroup.relay.delivery import Delivery
 from flowgroup.relay.owners import Owners
+from flowgroup.relay.pending import Pending
 from flowgroup.relay.tokens import Attempts, Named, OpenAttempt
 
 _MOST_BYTES = 5 * 1024 * 1024
@@ -36,22 +38,28 @@ class _Records(BaseModel):
 
 
 class Records:
-    """`logs` and `events` deliver to the API."""
+    """`logs` and `events` deliver to the API; a driver is held for `hold_s` seconds at most."""
 
-    def __init__(self, attempts: Attempts, owners: Owners, logs: Delivery, events: Delivery) -> None:
+    def __init__(self, attempts: Attempts, owners: Owners, logs: Delivery, events: Delivery, *, hold_s: float) -> None:
         self._attempts = attempts
         self._owners = owners
         self._logs = logs
         self._events = events
+        self._hold_s = hold_s
+        self._pending: Pending[int] = Pending(lambda _: True)
 
     async def take(self, request: Request) -> Response:
-        """`{"attempts": [{"token", "logs", "events"}…]}`. 200 once the API has what may pass; 503: send all of it again."""
+        """
+        `{"attempts": [{"token", "logs", "events"}…]}`. 200 once the API has what may pass; 503: send all of it again,
+        as it is.
+        """
         if not self._attempts.known:
             return forward.away("the relay has just started and does not know the open runs yet")
         try:
             body = await forward.read_body(request, limit_bytes=_MOST_BYTES)
             records = _Records.model_validate(json.loads(body))
-            refused = await self._deliver(records)
+            told = hashlib.sha256(body).digest()
+            refused = await self._pending.answer(told, lambda: self._deliver(records), wait_s=self._hold_s)
         except forward.BodyRefused as exc:
             return exc.answer
         except (ValidationError, ValueError, RecursionError):
