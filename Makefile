@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo dev test test-stock check format bench profile lock clean
+.PHONY: setup demo dev test e2e test-stock check format bench profile lock image chart clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -36,8 +36,11 @@ bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl; some
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile
 
-test: setup  ## all tests
-	@$(BIN)/python -m pytest
+test: setup  ## all tests but those that need a Kubernetes cluster
+	@$(BIN)/python -m pytest -m "not e2e"
+
+e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, or ../shared/cluster
+	@$(BIN)/python -m pytest -m e2e
 
 STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_dask.py tests/real/test_both_runners.py tests/real/test_prefect_deployments.py
 
@@ -54,9 +57,22 @@ format: setup
 	@$(BIN)/ruff format agent tests
 	@$(BIN)/ruff check --fix agent tests
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+# The images' own locks are subsets of the whole: the same versions and hashes.
 lock:  ## pin everything again (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra runtime --extra server --extra test --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements/agent.lock
+	@$(COMPILE) --constraint requirements.lock --extra runtime pyproject.toml -o requirements/runtime.lock
+	@printf 'hatchling\n' | $(COMPILE) --constraint requirements.lock - -o requirements/build.lock
+	@printf 'dask-kubernetes\n' | $(COMPILE) --constraint requirements.lock - -o requirements/operator.lock
+
+chart:  ## the chart's README and deploy/flowgroup.yaml, made from the chart (needs helm)
+	@$(BIN)/python helm/readme.py --write
+	@deploy/render.sh >deploy/flowgroup.yaml.new && mv deploy/flowgroup.yaml.new deploy/flowgroup.yaml
+
+image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
+	@deploy/image.sh $(TAG)
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

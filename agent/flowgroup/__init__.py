@@ -8,15 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "__version__", "deploy", "get_dask_client"]
+__all__ = ["Cluster", "WorkerGroup", "__version__", "deploy", "get_dask_client"]
 
 if TYPE_CHECKING:
     from flowgroup.client.cluster import Cluster
     from flowgroup.client.deploy import deploy
     from flowgroup.client.inside import get_dask_client
+    from flowgroup.model.variables import WorkerGroup
 
 _HOMES = {
     "Cluster": "flowgroup.client.cluster",
+    "WorkerGroup": "flowgroup.model.variables",
     "deploy": "flowgroup.client.deploy",
     "get_dask_client": "flowgroup.client.inside",
 }

@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     _demo(commands.add_parser("demo", help="try everything once on this machine; leaves nothing behind"))
     _deploy(commands.add_parser("deploy", help="deploy a flow: path/to/file.py:flow"))
     _keys(commands.add_parser("keys", help="keys that sign and verify flows"))
+    _check(commands.add_parser("check", help="run a hello flow on a work pool, and say how it went"))
+    _certs(commands.add_parser("certs", help="certificates and keys of an installation on Kubernetes"))
     return parser
 
 
@@ -110,3 +112,15 @@ def _keys(parser: argparse.ArgumentParser) -> None:
     from flowgroup.client import shell
 
     shell.add_keys_arguments(parser)
+
+
+def _certs(parser: argparse.ArgumentParser) -> None:
+    from flowgroup.edge.certs import main as certs
+
+    certs.add_arguments(parser)
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    from flowgroup.dev import check
+
+    check.add_arguments(parser)

@@ -86,10 +86,10 @@ def _child(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_child(args: argparse.Namespace) -> int:
-    from flowgroup.driver import child
+    from flowgroup.driver import child, versions
 
     with open(args.brief, "rb") as brief:  # noqa: PTH123  a descriptor, not a path
-        return child.run(brief.read(), args.leash, args.shipper)
+        return versions.or_asked(child.run)(brief.read(), args.leash, args.shipper)
 
 
 def _relay(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 Every setting, read once. Nobody else reads the environment.
 
 Sources, strongest first: flags of the command line, environment variables, the file that `FLOWGROUP_CONFIG` names
-(TOML, one table per section: `[prefect]`, `[daemon]`, `[relay]`, `[driver]`), defaults.
+(TOML, one table per section: `[prefect]`, `[daemon]`, `[relay]`, `[driver]`, `[kubernetes]`), defaults.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -84,7 +84,11 @@ class DaemonSettings(_Section):
     pool: str | None = None
     queues: tuple[str, ...] = ()
     name: str = Field(default="", description="the worker's name in Prefect's UI; made from pool and host if empty")
-    backend: str = Field(default="local", pattern="^local$")
+    backend: str = Field(
+        default="local",
+        pattern="^(local|kubernetes)$",
+        description="what makes clusters: processes of this machine, or Kubernetes",
+    )
     slots: int = Field(default=100, ge=1, description="how many runs may be under way at once")
     poll_interval_s: float = Field(default=2.0, gt=0, description="how often to ask for due runs")
     poll_ahead_s: float = Field(default=10.0, ge=0, description="how far ahead runs are seen")
@@ -114,7 +118,11 @@ class RelaySettings(_Section):
         default=300.0, gt=0, description="how long an attempt stays open when nobody extends it"
     )
     max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
-    hold_s: float = Field(default=10.0, gt=0, description="the longest that a call may be held while the API is away")
+    hold_s: float = Field(
+        default=8.0,
+        gt=0,
+        description="the longest that a call is held while the API is away; drivers wait 2 s longer for the relay",
+    )
     tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
     tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")
     control_key_file: Path | None = Field(
@@ -153,7 +161,60 @@ class DriverSettings(_Section):
     @field_validator("keep_env", mode="before")
     @classmethod
     def _separated(cls, names: object) -> object:
-        return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names
+        return _split(names)
+
+
+class KubernetesSettings(_Section):
+    """The backend `kubernetes`. Objects of clusters are in one namespace, which is best not the daemon's own."""
+
+    model_config = SettingsConfigDict(env_prefix="FLOWGROUP_KUBERNETES_")
+
+    namespace: str = Field(default="", description="where clusters are made; the credentials' own if empty")
+    image: str | None = Field(default=None, description="the image of runs whose deployment names none")
+    image_pull_policy: str = Field(default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$")
+    image_pull_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="names of Secrets in that namespace, separated by commas"
+    )
+    daemon_address: str = Field(default="", description="tls://host:port, as drivers reach the daemon")
+    relay_address: str = Field(default="", description="https://host:port, as drivers and the daemon reach the relay")
+    ca_config_map: str | None = Field(
+        default=None, description="a ConfigMap of that namespace whose ca.crt vouches for daemon and relay"
+    )
+    ca_file: Path | None = Field(default=None, description="the same ca.crt, as the daemon itself has it")
+    service_account: str = Field(default="default", description="of clusters' pods; it needs no rights, and no token")
+    sizes: Path | None = Field(default=None, description="the catalogue of named sizes: a JSON or TOML file")
+    listen_port: int = Field(default=8443, ge=0, le=65535, description="where the daemon listens for drivers")
+    tls_cert: Path | None = Field(default=None, description="the daemon's certificate for that port (PEM, the chain)")
+    tls_key: Path | None = Field(default=None, description="its key (PEM)")
+    dashboard: bool = Field(default=False, description="Dask's dashboard on port 8787 of each cluster's scheduler")
+    network_policy: bool = Field(default=True, description="a NetworkPolicy around each cluster")
+    operator_namespace: str | None = Field(
+        default=None, description="the Dask operator's namespace, if it shall reach schedulers"
+    )
+    egress: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="what all pods of clusters may reach beside their own cluster: CIDR or namespace/NAME, each with :PORT "
+        "if it shall be one port only, separated by commas",
+    )
+    driver_egress: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="what drivers, and so runs, may reach beside that: where bundles and results lie"
+    )
+    operator_timeout_s: float = Field(
+        default=30.0, gt=0, description="how long the Dask operator may be silent about a new or a deleted DaskCluster"
+    )
+    pull_timeout_s: float = Field(
+        default=60.0, gt=0, description="how long an image may be refused or not found before its cluster is given up"
+    )
+
+    @field_validator("image_pull_secrets", "egress", "driver_egress", mode="before")
+    @classmethod
+    def _separated(cls, names: object) -> object:
+        return _split(names)
+
+
+def _split(names: object) -> object:
+    """`a, b` from the environment; a list from a file is one already."""
+    return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +223,7 @@ class Settings:
     daemon: DaemonSettings
     relay: RelaySettings
     driver: DriverSettings
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
 
     @classmethod
     def read(cls, flags: Mapping[str, Any] | None = None) -> Self:
@@ -180,6 +242,11 @@ class Settings:
             daemon=_section(DaemonSettings, "daemon", daemon),
             relay=_section(RelaySettings, "relay", _unless_in_environment(RelaySettings, tables.get("relay", {}))),
             driver=_section(DriverSettings, "driver", _unless_in_environment(DriverSettings, tables.get("driver", {}))),
+            kubernetes=_section(
+                KubernetesSettings,
+                "kubernetes",
+                _unless_in_environment(KubernetesSettings, tables.get("kubernetes", {})),
+            ),
         )
 
 
@@ -215,6 +282,30 @@ def environment_for_drivers(driver: DriverSettings) -> dict[str, str]:
     return {**environment_for_clusters(driver), **{f"FLOWGROUP_DRIVER_{name.upper()}": str(own[name]) for name in own}}
 
 
+def environment_for_pods(driver: DriverSettings) -> dict[str, str]:
+    """
+    What processes of a cluster on another machine get: the driver's own settings and what `keep_env` names.
+
+    The daemon's other variables are about its own machine.
+    """
+    whole = environment_for_drivers(driver)
+    own = {name: value for name, value in whole.items() if name.startswith("FLOWGROUP_DRIVER_") and name != _PROFILE}
+    return own | {
+        name: value for name, value in whole.items() if any(fnmatchcase(name, kept) for kept in driver.keep_env)
+    }
+
+
+def kubeconfig() -> str | None:
+    """The file, or files, that `KUBECONFIG` names."""
+    return os.environ.get("KUBECONFIG")
+
+
+def kubernetes_service() -> tuple[str, str] | None:
+    """Inside a pod: host and port of its cluster's API."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return (host, port) if host else None
+
+
 def environment_for_zygote(driver: DriverSettings) -> dict[str, str]:
     """What of the driver's own settings its runs' processes need."""
     return {_PROFILE: str(driver.profile)} if driver.profile else {}
@@ -231,6 +322,11 @@ _TOKENS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_
 
 def environment_for_relay() -> dict[str, str]:
     """Everything but the tokens: the relay reads them from its standard input, because environments can be read."""
+    return environment_without_tokens()
+
+
+def environment_without_tokens() -> dict[str, str]:
+    """For a process of ours that needs this one's environment, and nothing of what opens Prefect's API."""
     return {name: value for name, value in os.environ.items() if name not in _TOKENS}
 
 
@@ -285,10 +381,11 @@ def _tables(path: str | None) -> dict[str, dict[str, Any]]:
         tables = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as exc:
         raise Refused(f"cannot read the settings file {path} (FLOWGROUP_CONFIG): {exc}") from exc
-    unknown = set(tables) - {"prefect", "daemon", "relay", "driver"}
+    unknown = set(tables) - {"prefect", "daemon", "relay", "driver", "kubernetes"}
     if unknown:
         raise Refused(
-            f"{path}: unknown table [{sorted(unknown)[0]}]; there are [prefect], [daemon], [relay] and [driver]"
+            f"{path}: unknown table [{sorted(unknown)[0]}]; there are [prefect], [daemon], [relay], [driver] and "
+            "[kubernetes]"
         )
     return tables
 

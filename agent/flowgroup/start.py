@@ -39,7 +39,18 @@ def start(flags: Mapping[str, Any]) -> int:
 
 
 def _backend(settings: Settings, folder: Path) -> Backend:
+    if settings.daemon.backend == "kubernetes":
+        return _kubernetes(settings)
     return Local(folder, settings.prefect, settings.driver)
+
+
+def _kubernetes(settings: Settings) -> Backend:
+    """Imported only where it is used, and so is all that it needs."""
+    from flowgroup.edge.kubernetes.access import access
+    from flowgroup.edge.kubernetes.backend import kubernetes
+    from flowgroup.edge.kubernetes.client import Client
+
+    return kubernetes(settings, Client(access(), settings.kubernetes.namespace))
 
 
 def _unreadable_by_others() -> None:

@@ -8,6 +8,7 @@ import pytest
 from flowgroup.client.cluster import Cluster
 from flowgroup.errors import Refused
 from flowgroup.model import variables
+from flowgroup.model.variables import WorkerGroup
 
 
 def test_a_cluster_of_nothing_said_has_two_workers() -> None:
@@ -28,6 +29,13 @@ def test_a_cluster_of_nothing_said_has_two_workers() -> None:
             {"workers": 2, "worker_size": "large", "scheduler_size": "medium"},
         ),
         (Cluster(worker_is_spot=True), {"workers": 2, "worker_spot": True}),
+        (
+            Cluster(worker_groups=[WorkerGroup(name="gpu", count=2, size="gpu", dask_resources={"GPU": 1})]),
+            {
+                "workers": 0,
+                "worker_groups": [{"name": "gpu", "count": 2, "size": "gpu", "dask_resources": {"GPU": 1.0}}],
+            },
+        ),
         (Cluster(mode="per-run", idle_timeout_s=5), {"workers": 2, "mode": "per-run", "idle_timeout_s": 5}),
     ],
 )

@@ -212,3 +212,40 @@ def test_what_was_signed_may_stand_there(keys: signing.KeyPair, strict: Policy) 
     ref = bundle(keys.private, image="repo/a:1", start_script="pip list", environment={"OMP_NUM_THREADS": "1"})
     plan = placed(ref, strict, image="repo/a:1", start_script="pip list", env={"OMP_NUM_THREADS": "1", "X": "2"})
     assert plan.spec.image == "repo/a:1"
+
+
+def test_groups_of_workers_make_another_cluster_and_are_checked_by_name() -> None:
+    groups = [{"name": "gpu", "count": 2, "size": "gpu-large", "dask_resources": {"GPU": 1}}]
+    one = place(due(), deployment(job_variables={"worker_groups": groups}), template(), POLICY)
+    assert one.spec.has_workers
+    assert one.spec.workers == 0
+    assert one.spec.name != place(due(), deployment(), template(), POLICY).spec.name
+    assert not place(due(), deployment(), template(), POLICY).spec.has_workers
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([{"name": "default"}], "`workers` and `worker_size`"),
+        ([{"name": "a"}, {"name": "a"}], "two groups"),
+        ([{"name": "Gpu"}], r"worker_groups\.0\.name"),
+        ([{"name": "a", "gpus": 1}], r"worker_groups\.0\.gpus"),
+        ([{"name": "a", "dask_resources": {"GPU": 0}}], "above 0"),
+        ([{"name": "a", "count": -1}], r"worker_groups\.0\.count"),
+    ],
+)
+def test_wrong_groups_of_workers_are_refused_by_name(groups: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        place(due(worker_groups=groups), deployment(), template(), POLICY)
+
+
+def test_a_flow_whose_name_begins_with_a_digit_has_a_cluster_whose_name_begins_with_a_letter() -> None:
+    plan = place(due(), deployment(flow_name="3d " + "x" * 50), template(), POLICY)
+    assert plan.spec.name.startswith("flow-3d-x")
+    assert len(plan.spec.name) <= 45
+
+
+def test_a_groups_own_image_is_refused_where_only_signed_code_runs(keys: signing.KeyPair, strict: Policy) -> None:
+    said = {"bundle": bundle(keys.private), "worker_groups": [{"name": "gpu", "image": "other"}]}
+    with pytest.raises(Refused, match=r"worker group 'gpu'.*did not sign"):
+        place(due(), deployment(job_variables=said), template(), strict)

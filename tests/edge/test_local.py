@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flowgroup.edge.local import Local
+from flowgroup.edge.local import Local, _worker, _workers
 from flowgroup.edge.processes import Running, end, is_alive, spawn
 from flowgroup.model.ids import FlowId
 from flowgroup.model.spec import ClusterSpec
+from flowgroup.model.variables import WorkerGroup
 from flowgroup.settings import DriverSettings, PrefectSettings
 from tests.servers import wait_until
 
@@ -97,3 +98,12 @@ def test_standard_input_reaches_the_process_and_nothing_secret_is_on_its_command
     )
     wait_until(lambda: "a secret" in (tmp_path / "log").read_text(), timeout_s=10, what="it has read")
     wait_until(lambda: not is_alive(process), timeout_s=10, what="it has ended")
+
+
+def test_each_group_of_workers_has_its_own_with_its_resources(tmp_path: Path) -> None:
+    gpu = WorkerGroup(name="gpu", count=2, dask_resources={"GPU": 1, "mem": 2.5})
+    spec = SPEC.model_copy(update={"workers": 1, "worker_groups": (gpu,)})
+    assert list(_workers(spec)) == ["worker-0", "worker-gpu-0", "worker-gpu-1"]
+    assert "--resources" not in _worker(tmp_path, spec, "worker-0")
+    command = _worker(tmp_path, spec, "worker-gpu-1")
+    assert command[command.index("--resources") + 1] == "GPU=1 mem=2.5"

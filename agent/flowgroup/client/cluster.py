@@ -1,13 +1,14 @@
 """What an author says about a flow's cluster."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, fields
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from flowgroup.errors import Refused
-from flowgroup.model.variables import JobVariables
+from flowgroup.model.variables import JobVariables, WorkerGroup
 
 _SATURN = {
     "n_workers": "workers",
@@ -25,7 +26,9 @@ class Cluster:
 
     `Cluster()` is two workers of one process with one thread each. What is left out is the pool's to say: memory,
     sizes, mode, idle time. prefect-saturn's names are accepted: `n_workers`, `nprocs`, `nthreads`, `worker_is_spot`, and
-    `autoclose=True` for `mode="per-run"`. A wrong value, or a thing said twice, raises Refused.
+    `autoclose=True` for `mode="per-run"`. `worker_groups` are workers of other kinds:
+    `Cluster(workers=4, worker_groups=[WorkerGroup(name="gpu", count=2, size="gpu-large", dask_resources={"GPU": 1})])`;
+    where they alone are said there are no others. A wrong value, or a thing said twice, raises Refused.
     """
 
     workers: int | None = None
@@ -36,6 +39,7 @@ class Cluster:
     scheduler_size: str | None = None
     driver_size: str | None = None
     worker_spot: bool | None = None
+    worker_groups: Sequence[WorkerGroup] | None = None
     mode: Literal["shared", "exclusive", "per-run"] | None = None
     idle_timeout_s: float | None = None
     n_workers: InitVar[int | None] = None
@@ -66,12 +70,15 @@ class Cluster:
         if autoclose is not None:
             self._autoclose(autoclose)
         if self.workers is None:
-            object.__setattr__(self, "workers", DEFAULT_WORKERS)
+            object.__setattr__(self, "workers", 0 if self.worker_groups else DEFAULT_WORKERS)
         self._check(said)
 
     def job_variables(self) -> dict[str, Any]:
         """What was said, by the names of the pool's job variables; nothing else, so that the pool's defaults hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.worker_groups is not None:
+            groups = [group.model_dump(mode="json", exclude_defaults=True) for group in self.worker_groups]
+            values["worker_groups"] = groups
         return {name: value for name, value in values.items() if value is not None}
 
     def _take(self, alias: str, name: str, value: Any) -> None:

@@ -85,6 +85,12 @@ def _same_as_signed(statement: Statement, variables: JobVariables, name: str) ->
                 f"the {what} of {name!r} is not the one that its author signed: somebody changed the deployment's or "
                 "the pool's job variables, or the run's. Deploy the flow again with the values that it should have."
             )
+    for group in variables.worker_groups:
+        if group.image not in (None, statement.image):
+            raise Refused(
+                f"the worker group {group.name!r} of {name!r} has an image of its own ({group.image}), which its author "
+                "did not sign, and this pool runs only signed code: leave the group's image out"
+            )
 
 
 def _may_be_unsigned(deployment: Deployment, template: dict[str, Any], policy: Policy) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.driver import oskit, scheduler, start_script
+from flowgroup.driver import oskit, scheduler, start_script, versions
 from flowgroup.driver.brief import shared_environment
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
@@ -21,7 +21,7 @@ from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.driver.templates import Templates
 from flowgroup.edge import forward, tls
-from flowgroup.errors import FlowgroupError
+from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
@@ -34,6 +34,7 @@ from flowgroup.settings import (
 )
 
 _log = log.get()
+_MARGIN_S = 2.0  # an answer that the relay has must not be missed
 # How long a scheduler may take no connections before it counts as gone: a network has hiccups, one host has none.
 _ON_THIS_HOST_S = 0.5
 _ON_ANOTHER_HOST_S = 10.0
@@ -128,12 +129,14 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
             api_url = await stack.enter_async_context(
-                serving(place.relay, hold_s=settings.relay.hold_s, limit_bytes=settings.relay.max_body_bytes)
+                serving(
+                    place.relay, hold_s=settings.relay.hold_s + _MARGIN_S, limit_bytes=settings.relay.max_body_bytes
+                )
             )
             shared = shared_environment(api_url, str(place.storage))
             forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
             outbox = Outbox(await stack.enter_async_context(forward.client(at=place.relay)), place.relay)
-            address = await _scheduler(place) if place.spec.workers else None
+            address = await _scheduler(place, forks) if place.spec.has_workers else None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stand.desk = Desk(
                 forks=forks,
@@ -161,11 +164,22 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
         stand.fail(str(exc))
 
 
-async def _scheduler(place: Place) -> str:
-    """The scheduler's address, once it answers there."""
+async def _scheduler(place: Place, forks: Forks | Spawns) -> str:
+    """
+    The scheduler's address, once it answers there. On another host its image may be another one: raises Permanent when
+    what is exchanged differs in its version.
+    """
     if place.scheduler is None:
         return await scheduler.written(place.folder / "scheduler.json")
     await scheduler.answering(place.scheduler)
+    listening = asyncio.create_task(forks.listen(), name="listen")
+    try:
+        difference = await versions.difference(forks, place.scheduler, place.folder)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    if difference:
+        raise Permanent(difference)
     return place.scheduler
 
 
@@ -194,5 +208,5 @@ def zygote_main(fd: int) -> None:
         from flowgroup.driver import child, engine, preload, settle
     engine.check()
     preload.preload()
-    run = sampled(child.run, profile_folder())
+    run = versions.or_asked(sampled(child.run, profile_folder()))
     serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run, settle.take_on))

@@ -33,8 +33,9 @@ class Own:
         self.register()
 
     def names(self) -> frozenset[str]:
-        """The top-level names that an import statement may mean by one of the run's own modules."""
-        return self._names | {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
+        """The top-level names that an import statement may mean by one of the run's own modules; never our package's."""
+        loaded = {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
+        return (self._names | loaded) - {"flowgroup"}  # `flowgroup check` runs a flow of ours
 
     def register(self) -> None:
         """From now on whatever of these modules is loaded goes to workers by value. Cheap when nothing new was imported."""

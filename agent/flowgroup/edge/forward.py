@@ -137,6 +137,11 @@ async def read_small(response: httpx.Response) -> bytes | None:
     length = "0" if response.status_code in _NO_BODY else response.headers.get("content-length", "")
     if not length.isdigit() or int(length) > _READ_WHOLE_BYTES:
         return None
+    return await read_whole(response)
+
+
+async def read_whole(response: httpx.Response) -> bytes:
+    """The answer's raw body, whatever it says of its size. Raises Transient."""
     try:
         return b"".join([chunk async for chunk in response.aiter_raw()])
     except httpx.HTTPError as exc:
@@ -210,6 +215,12 @@ def build(method: str, url: httpx.URL, headers: HeaderList, body: bytes, *, hold
     """A request with these headers and no others but Host and Content-Length."""
     timeout = httpx.Timeout(hold_s).as_dict()
     return httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": timeout})
+
+
+def awaiting(request: httpx.Request, read_s: float) -> httpx.Request:
+    """The same request, whose answer is waited for so long; every other step as before."""
+    request.extensions["timeout"]["read"] = read_s
+    return request
 
 
 def away(reason: str, *, retry_after_s: float | None = None) -> Response:

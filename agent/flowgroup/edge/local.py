@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup import log, settings
+from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.spec import ClusterSpec
+from flowgroup.model.variables import WorkerGroup
 from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
@@ -96,6 +98,10 @@ class Local:
         dead = [role for role, process in processes.items() if role.startswith("worker") and not is_alive(process)]
         return self._start_again(name, dead) if dead else None
 
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        """Processes wait for nothing that could be said."""
+        return None
+
     @property
     def listen(self) -> Listen:
         return self.folder / "daemon.sock"
@@ -155,10 +161,10 @@ class Local:
         )
         env = {**settings.environment_for_drivers(self.driver), **spec.env}
         dask_env, started = self._dask_env(place, spec), {}
-        if spec.workers:
+        if spec.has_workers:
             started["scheduler"] = spawn(_scheduler(place), env=dask_env, cwd=place, log=place / "scheduler.log")
-            for number in range(spec.workers):
-                started[f"worker-{number}"] = self._worker(place, spec, f"worker-{number}")
+            for role in _workers(spec):
+                started[role] = self._worker(place, spec, role)
         started["driver"] = spawn(driver, env=env, cwd=place, log=place / "driver.log")
         return started
 
@@ -166,7 +172,7 @@ class Local:
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
         env = settings.environment_for_clusters(self.driver)
         lean = {"FLOWGROUP_DRIVER_LEAN": str(self.driver.lean)}
-        return {**env, **lean, **_SHORT_LOGS, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **_QUIET}
+        return {**env, **lean, **SHORT_LOGS, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **QUIET}
 
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
         return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")
@@ -212,19 +218,21 @@ class Local:
         return path.read_text().strip()
 
 
-# The scheduler keeps so many messages of every topic: what all tasks of a run logged lately.
-_SHORT_LOGS = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "50"}
-# What tasks log goes to the API; a second copy would fill the disk.
-_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
-
-
 def _scheduler(place: Path) -> list[str]:
     written = str(place / "scheduler.json")
     host = ["--host", "127.0.0.1", "--port", "0"]
     return [*python("distributed.cli.dask_scheduler"), *host, "--no-dashboard", "--scheduler-file", written]
 
 
+def _workers(spec: ClusterSpec) -> dict[str, WorkerGroup | None]:
+    """Every worker by its role, and of which group it is; None is the default one."""
+    default: dict[str, WorkerGroup | None] = {f"worker-{number}": None for number in range(spec.workers)}
+    others = {f"worker-{group.name}-{number}": group for group in spec.worker_groups for number in range(group.count)}
+    return default | others
+
+
 def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
+    group = _workers(spec)[role]
     limit = ["--memory-limit", spec.worker_memory] if spec.worker_memory else []
     return [
         *python("distributed.cli.dask_worker"),
@@ -235,7 +243,8 @@ def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
         *("--nthreads", str(spec.worker_threads)),
         *("--local-directory", str(place / "scratch")),
         *("--death-timeout", "60"),
-        *("--preload", "flowgroup.driver.bridge"),
+        *WORKER_PRELOAD,
+        *dask_resources(group),
         *limit,
         "--no-dashboard",
     ]

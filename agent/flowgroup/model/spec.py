@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowgroup.model.bundle import canonical_json
 from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
-from flowgroup.model.variables import JobVariables
+from flowgroup.model.variables import JobVariables, WorkerGroup
 
 # A fork shares these with its parent, so they belong to the generation and not to the run.
 _PROCESS_WIDE = ("DASK_", "PYTHON", "LD_", "MALLOC_")
@@ -31,6 +31,7 @@ class ClusterSpec(BaseModel):
     scheduler_size: str | None = None
     driver_size: str | None = None
     worker_spot: bool = False
+    worker_groups: tuple[WorkerGroup, ...] = ()
     image: str | None = None
     start_script: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
@@ -40,7 +41,15 @@ class ClusterSpec(BaseModel):
     @property
     def name(self) -> ClusterName:
         """The generation's name: the same spec gives the same name in every process."""
-        return ClusterName(f"{slug(self.flow_name)}-{digest(canonical_json(self.model_dump(mode='json')))[:12]}")
+        flow = slug(self.flow_name)
+        if flow[0].isdigit():  # the name of a Kubernetes Service begins with a letter
+            flow = slug(f"flow-{flow}")
+        return ClusterName(f"{flow}-{digest(canonical_json(self.model_dump(mode='json')))[:12]}")
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether the cluster has a scheduler and workers, or its driver is alone."""
+        return self.workers > 0 or any(group.count for group in self.worker_groups)
 
 
 def is_process_wide(name: str) -> bool:
@@ -82,6 +91,7 @@ def spec_of(
         scheduler_size=variables.scheduler_size,
         driver_size=variables.driver_size,
         worker_spot=variables.worker_spot,
+        worker_groups=variables.worker_groups,
         image=variables.image,
         start_script=variables.start_script,
         env={name: value for name, value in process_wide(variables.env).items() if name not in env_of_run},

@@ -14,7 +14,50 @@ from flowgroup.errors import Refused
 from flowgroup.model.bundle import BundleRef
 
 POOL_TYPE = "dask"
+DEFAULT_GROUP = "default"
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_RESOURCE = re.compile(r"^[A-Za-z][A-Za-z0-9_.-]*$")
+_MEMORY = r"^\d+(\.\d+)?\s*([kMGT]i?B?)?$"
+_GROUPS_MAX = 32
+
+
+class WorkerGroup(BaseModel):
+    """
+    Workers of one kind beside the cluster's default ones, for example four with a GPU each.
+
+    On Kubernetes `size` is one of the catalogue's, and what is said here beside it is added to what the size says;
+    `resources` are what a node offers (`nvidia.com/gpu`), `dask_resources` what tasks ask for by
+    `dask.annotate(resources={"GPU": 1})`. The local backend takes `count` and `dask_resources` only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,14}[a-z0-9])?$", description="At most 16 characters: a-z, 0-9, -.")
+    count: int = Field(default=1, ge=0, le=10_000, description="How many workers.")
+    size: str | None = Field(default=None, max_length=63, description="A size of the catalogue.")
+    image: str | None = Field(default=None, max_length=1024)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+    affinity: dict[str, Any] = Field(default_factory=dict)
+    priority_class: str | None = Field(default=None, max_length=253)
+    resources: dict[str, str | int] = Field(default_factory=dict, description="For example nvidia.com/gpu: 1.")
+    spot: bool = Field(default=False, description="On spot nodes.")
+    dask_resources: dict[str, float] = Field(default_factory=dict, description="For example GPU: 1.")
+
+    @field_validator("name")
+    @classmethod
+    def _not_the_default(cls, name: str) -> str:
+        if name == DEFAULT_GROUP:
+            raise ValueError(f"{name!r} is the group that `workers` and `worker_size` describe")
+        return name
+
+    @field_validator("dask_resources")
+    @classmethod
+    def _positive(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, amount in resources.items():
+            if not _RESOURCE.match(name) or not 0 < amount < float("inf"):
+                raise ValueError(f"{name}={amount} is no resource of a worker: a word and a number above 0")
+        return resources
 
 
 class JobVariables(BaseModel):
@@ -33,7 +76,7 @@ class JobVariables(BaseModel):
     worker_threads: int = Field(default=1, ge=1, le=1024, title="Threads per worker process")
     worker_memory: str | None = Field(
         default=None,
-        pattern=r"^\d+(\.\d+)?\s*([kMGT]i?B?)?$",
+        pattern=_MEMORY,
         title="Memory limit of a worker process",
         description="For example 2GiB. Empty: Dask decides.",
     )
@@ -43,6 +86,12 @@ class JobVariables(BaseModel):
     scheduler_size: str | None = Field(default=None, max_length=63, title="Scheduler size")
     driver_size: str | None = Field(default=None, max_length=63, title="Driver size")
     worker_spot: bool = Field(default=False, title="Workers on spot nodes")
+    worker_groups: tuple[WorkerGroup, ...] = Field(
+        default=(),
+        max_length=_GROUPS_MAX,
+        title="More groups of workers",
+        description="Workers of other kinds beside the default ones, for example with GPUs.",
+    )
     mode: Literal["shared", "exclusive", "per-run"] = Field(
         default="shared",
         title="Cluster mode",
@@ -74,6 +123,15 @@ class JobVariables(BaseModel):
     bundle: BundleRef | None = Field(
         default=None, title="Bundle", description="Written by flowgroup.deploy: the flow as it was packed."
     )
+
+    @field_validator("worker_groups")
+    @classmethod
+    def _names_differ(cls, groups: tuple[WorkerGroup, ...]) -> tuple[WorkerGroup, ...]:
+        names = [group.name for group in groups]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two groups are named {name!r}")
+        return groups
 
     @field_validator("env")
     @classmethod

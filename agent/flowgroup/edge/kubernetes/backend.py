@@ -1,0 +1,341 @@
+"""
+The Kubernetes backend: each cluster is a DaskCluster, which the Dask operator serves, and what it owns.
+
+Nothing is kept here that Kubernetes does not know: all is found again by label and by name. A step that was carried out already
+is taken as done, so that a cluster that was half made is finished, and several daemons that make one make one.
+"""
+
+import asyncio
+import hmac
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowgroup import log
+from flowgroup.edge.kubernetes import diagnose, manifests, network, removal, seen
+from flowgroup.edge.kubernetes.client import (
+    CONFIG_MAPS,
+    DASK_CLUSTERS,
+    DEPLOYMENTS,
+    KINDS,
+    PODS,
+    SECRETS,
+    Client,
+    Exists,
+    Kind,
+    NotThere,
+)
+from flowgroup.edge.kubernetes.level import Level, Levels
+from flowgroup.edge.kubernetes.manifests import selector
+from flowgroup.edge.kubernetes.names import CLUSTER, DRIVER, KEY, SCHEDULER, Ground, driver_pod, of_pool, scheduler
+from flowgroup.edge.kubernetes.pods import SPEC_KEY
+from flowgroup.edge.kubernetes.seen import Owner, Pod
+from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.model.clusters import Found
+from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
+from flowgroup.model.ids import ClusterName
+from flowgroup.model.spec import ClusterSpec
+from flowgroup.settings import Settings, environment_for_pods
+
+Json = dict[str, Any]
+_log = log.get()
+_MAKE_TIMEOUT_S = 60.0
+_AGAIN_S = 0.2
+_BEING_MADE_S = 30.0
+_TAIL_LINES = 8
+
+
+@dataclass
+class Kubernetes:
+    """`relay_key` is what the daemon shows to the relay; drivers' secrets are made from it, and so are never read back."""
+
+    client: Client
+    ground: Ground
+    relay_key: str = field(repr=False)
+    python: str | None = None
+    _refused_since: dict[str, float] = field(default_factory=dict)
+    _last_words: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        network.check(self.ground)
+        self._settings = self.ground.settings
+        self._ours = of_pool(self.ground.pool)
+        self._levels = Levels(self.client, self._ours)
+
+    @property
+    def listen(self) -> Listen:
+        settings = self._settings
+        assert settings.tls_cert and settings.tls_key
+        return TlsPort("0.0.0.0", settings.listen_port, settings.tls_cert, settings.tls_key)  # noqa: S104
+
+    async def relay(self) -> Endpoint:
+        """The relay is the chart's: it is there or comes back by itself."""
+        return Endpoint.parse(self._settings.relay_address, ca=self._settings.ca_file)
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+    # Found
+
+    async def find(self) -> list[Found]:
+        """Every cluster of this pool. One that was only half made, or with another key, is removed."""
+        there = selector(self._ours)
+        owners = await self.client.listed(DASK_CLUSTERS, there, metadata_only=True)
+        maps = {item["metadata"]["name"]: item for item in (await self.client.listed(CONFIG_MAPS, there)).items}
+        found = {owner.name: self._read(owner, maps.get(owner.name)) for owner in map(seen.owner, owners.items)}
+        useless = [name for name, read in found.items() if read is None]
+        if useless:
+            _log.warning("clusters_half_made", clusters=useless, then="removed")
+            await asyncio.gather(*(self.delete(name) for name in useless))
+        return [read for read in found.values() if read is not None]
+
+    def _read(self, owner: Owner, config_map: Json | None) -> Found | None:
+        metadata = (config_map or {}).get("metadata") or {}
+        if not config_map or not _belongs(config_map, owner.uid):
+            return None
+        if (metadata.get("annotations") or {}).get(KEY) != self._key():
+            return None
+        try:
+            spec = ClusterSpec.model_validate_json(config_map["data"][SPEC_KEY])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return Found(owner.name, spec, self._secret(owner.name, owner.uid))
+
+    # Made
+
+    async def create(self, spec: ClusterSpec) -> Found:
+        """
+        Make the cluster, finish one that is half made, or give the one that is there; one whose driver has ended is made
+        anew. Raises Refused for what the deployment has to change.
+        """
+        cluster = manifests.dask_cluster(spec, self.ground)
+        try:
+            async with asyncio.timeout(_MAKE_TIMEOUT_S):
+                uid = await self._owner(spec, cluster)
+                secret = self._secret(spec.name, uid)
+                for manifest in manifests.owned(spec, self.ground, uid=uid, secret=secret, key=self._key()):
+                    await self._ensure(manifest, uid)
+        except TimeoutError as exc:
+            raise Transient(f"cluster {spec.name} could not be made within {_MAKE_TIMEOUT_S:.0f} s") from exc
+        finally:
+            self._levels.drop()
+        return Found(spec.name, spec, secret)
+
+    async def _owner(self, spec: ClusterSpec, manifest: Json) -> str:
+        """The uid of its DaskCluster, which is made if it is not there."""
+        while True:
+            with suppress(Exists):
+                return str((await self.client.create(DASK_CLUSTERS, manifest))["metadata"]["uid"])
+            try:
+                there = seen.owner(await self.client.get(DASK_CLUSTERS, spec.name))
+            except NotThere:
+                continue
+            if not there.is_leaving and not await self._has_ended(spec.name):
+                return there.uid
+            await self.delete(spec.name)
+
+    async def _has_ended(self, name: ClusterName) -> bool:
+        try:
+            driver = seen.pod(await self.client.get(PODS, driver_pod(name)))
+        except NotThere:
+            return False  # it is being made, and whoever makes it may have died: we finish it
+        return driver.phase in ("Failed", "Succeeded")
+
+    async def _ensure(self, manifest: Json, uid: str) -> None:
+        """Make the object, unless that very cluster has it. What is left of a former one of that name goes first."""
+        kind = KINDS[manifest["kind"]]
+        while True:
+            with suppress(Exists):
+                await self.client.create(kind, manifest)
+                return
+            if await self._is_there(kind, manifest["metadata"]["name"], uid):
+                return
+
+    async def _is_there(self, kind: Kind, name: str, uid: str) -> bool:
+        """Whether that very cluster has it; what a former one left is deleted."""
+        if kind is SECRETS:  # we may not look: it is what we would make, or a former one's
+            await self.client.delete(SECRETS, name)
+            return False
+        try:
+            there = await self.client.get(kind, name)
+        except NotThere:
+            return False
+        if _belongs(there, uid) and not there["metadata"].get("deletionTimestamp"):
+            return True
+        await self.client.delete(kind, name, uid=str(there["metadata"]["uid"]))
+        await asyncio.sleep(_AGAIN_S)
+        return False
+
+    # Gone
+
+    async def delete(self, name: ClusterName) -> None:
+        """
+        Delete the cluster and wait until none of its pods is left; without the operator's help if need be.
+
+        Raises Transient when pods of it are still there after a long time, with the node's name to look at.
+        """
+        try:
+            await removal.remove(self.client, name, operator_timeout_s=self._settings.operator_timeout_s)
+        finally:
+            self._levels.drop()
+
+    # Seen
+
+    async def look(self, name: ClusterName) -> str | None:
+        """None while it lives, waits, or cannot be seen at all: what is not known must end no run."""
+        try:
+            level = await self._levels.now()
+            return await self._trouble(name, level)
+        except FlowgroupError as exc:
+            _log.warning("cluster_not_seen", cluster=name, reason=str(exc))
+            return None
+
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        """What the cluster waits for if it waits: the reason for a run's message. Not for every second. Never raises."""
+        try:
+            level = await self._levels.now()
+            owner = level.owners.get(name)
+            if owner is None:
+                return None
+            pods = [seen.pod(item) for item in (await self.client.listed(PODS, self._of(name))).items]
+            waiting = diagnose.why_waiting(pods, owner.workers)
+            has_scheduler = any(pod.role == SCHEDULER for pod in pods)
+            return waiting or (None if has_scheduler else await self._without_scheduler(name, owner, level))
+        except FlowgroupError as exc:
+            return f"Kubernetes does not say what cluster {name} waits for: {exc}"
+
+    async def _trouble(self, name: ClusterName, level: Level) -> str | None:
+        owner, driver = level.owners.get(name), level.pods.get((name, DRIVER))
+        if owner is None:
+            return f"its DaskCluster {name} in namespace {self.ground.namespace} is gone: somebody deleted it"
+        if owner.is_leaving:
+            return f"its DaskCluster {name} in namespace {self.ground.namespace} is being deleted"
+        if driver is None:
+            is_being_made = level.at - owner.made_at < _BEING_MADE_S
+            return None if is_being_made else "the driver's pod is gone: it was deleted, or its node was"
+        if end := diagnose.ended(driver, now=level.at):
+            return await self._with_last_lines(end, driver)
+        pods = [pod for pod in (driver, level.pods.get((name, SCHEDULER))) if pod]
+        self._forget_refusals(level)
+        return (
+            next(filter(None, map(self._never_pulled, pods)), None)
+            or await self._crashing(pods)
+            or (None if len(pods) > 1 or not owner.workers else await self._deaf(name, owner, level))
+        )
+
+    def _never_pulled(self, pod: Pod) -> str | None:
+        """Why its image never will be there, once a registry has said so for a while: somebody may just be pushing it."""
+        pulled = diagnose.not_pulled(pod)
+        if pulled is None or not pulled[1]:
+            self._refused_since.pop(pod.uid, None)
+            return None
+        now = asyncio.get_running_loop().time()
+        since = self._refused_since.setdefault(pod.uid, now)
+        is_long = now - since >= self._settings.pull_timeout_s
+        return pulled[0] if is_long or diagnose.never_pulled(pod) else None
+
+    def _forget_refusals(self, level: Level) -> None:
+        there = {pod.uid for pod in level.pods.values()}
+        for uid in [uid for uid in self._refused_since if uid not in there]:
+            del self._refused_since[uid]
+
+    async def _crashing(self, pods: list[Pod]) -> str | None:
+        for pod in pods:
+            if entry := diagnose.crashes(pod):
+                return await self._with_last_lines(diagnose.crashed(pod, entry), pod, previous=True)
+        return None
+
+    async def _deaf(self, name: ClusterName, owner: Owner, level: Level) -> str | None:
+        """Only what is certain: a quota or an admission rule may let the pods through later."""
+        if level.at - owner.made_at < self._settings.operator_timeout_s:
+            return None
+        try:
+            await self.client.get(DEPLOYMENTS, scheduler(name))
+        except NotThere:
+            return self._says_deaf(name)
+        return None
+
+    async def _without_scheduler(self, name: ClusterName, owner: Owner, level: Level) -> str | None:
+        if level.at - owner.made_at < self._settings.operator_timeout_s:
+            return None
+        try:
+            failure = seen.replica_failure(await self.client.get(DEPLOYMENTS, scheduler(name)))
+        except NotThere:
+            return self._says_deaf(name)
+        return f"the scheduler's pod may not be made: {failure}" if failure else None
+
+    def _says_deaf(self, name: ClusterName) -> str:
+        return (
+            f"the Dask operator has made no scheduler for DaskCluster {name} within {self._settings.operator_timeout_s:.0f} s: "
+            f"is it running, and does it watch namespace {self.ground.namespace}?"
+        )
+
+    async def _with_last_lines(self, cause: str, pod: Pod, *, previous: bool = False) -> str:
+        """A pod that has ended says no more, so its last lines are asked for once."""
+        if pod.uid not in self._last_words:
+            try:
+                container = DRIVER if pod.role == DRIVER else SCHEDULER
+                said = await self.client.log(pod.name, container=container, lines=_TAIL_LINES, previous=previous)
+            except Permanent:
+                said = ""
+            if len(self._last_words) > 100:  # noqa: PLR2004
+                self._last_words.clear()
+            self._last_words[pod.uid] = said
+        said = self._last_words[pod.uid]
+        return f"{cause} Its last lines:\n{said}" if said else cause
+
+    def _of(self, name: ClusterName) -> str:
+        return selector(self._ours, **{CLUSTER: name})
+
+    # Secrets
+
+    def _secret(self, name: ClusterName, uid: str) -> str:
+        """What the driver of that very DaskCluster says hello with. Only who has the key can make it."""
+        return self._made("driver", self.ground.namespace, name, uid)
+
+    def _key(self) -> str:
+        """A word about the key, which says nothing of it: clusters that were made with another one are not ours to serve."""
+        return self._made("key", self.ground.pool)[:12]
+
+    def _made(self, *parts: str) -> str:
+        return hmac.digest(self.relay_key.encode(), "\0".join(parts).encode(), "sha256").hex()
+
+
+def _belongs(manifest: Json, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences") or ())
+
+
+def kubernetes(settings: Settings, client: Client) -> Kubernetes:
+    """The backend as the settings say. Raises Refused, naming the setting that is missing or wrong."""
+    own = settings.kubernetes
+    needed = {
+        "FLOWGROUP_KUBERNETES_DAEMON_ADDRESS": own.daemon_address,
+        "FLOWGROUP_KUBERNETES_RELAY_ADDRESS": own.relay_address,
+        "FLOWGROUP_KUBERNETES_TLS_CERT": own.tls_cert,
+        "FLOWGROUP_KUBERNETES_TLS_KEY": own.tls_key,
+        "FLOWGROUP_RELAY_CONTROL_KEY_FILE": settings.relay.control_key_file,
+    }
+    for name, value in needed.items():
+        if not value:
+            raise Refused(f"{name} is not set, and the kubernetes backend needs it")
+    ground = Ground(
+        pool=settings.daemon.pool or "",
+        namespace=client.namespace,
+        settings=own,
+        sizes=Sizes.read(own.sizes),
+        driver_env=environment_for_pods(settings.driver),
+    )
+    return Kubernetes(client, ground, _key_in(settings.relay.control_key_file))
+
+
+def _key_in(file: Path | None) -> str:
+    assert file is not None
+    try:
+        key = file.read_text().strip()
+    except OSError as exc:
+        raise Refused(f"cannot read {file} (FLOWGROUP_RELAY_CONTROL_KEY_FILE): {exc}") from exc
+    if not key:
+        raise Refused(f"{file} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) is empty")
+    return key

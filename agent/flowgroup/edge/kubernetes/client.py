@@ -1,0 +1,265 @@
+"""
+Calls to Kubernetes' API: one call, its answer as JSON or one of our errors. No retries here: who owns the loop tries again.
+
+httpx and no client library: the daemon has httpx anyway, and `kubernetes.aio` alone would take it from 66 to 87 MB.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from flowgroup.edge.kubernetes.access import Access
+from flowgroup.errors import Permanent, Transient
+
+Json = dict[str, Any]
+_TIMEOUT_S = 30.0
+_PAGE = 500
+_AGAIN = frozenset({408, 425, 429})
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_MERGE = "application/merge-patch+json"
+_RIGHT_MISSING = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"(?: in API group "(?P<group>[^"]*)")?')
+
+
+class NotThere(Permanent):
+    """The object is not there, or not any more."""
+
+
+class Exists(Permanent):
+    """There is an object of that name already, or the one that was changed has changed meanwhile."""
+
+
+class Forbidden(Permanent):
+    """The daemon's Role lacks a right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object by its place in the API: `base` is `api/v1` or `apis/<group>/<version>`."""
+
+    base: str
+    plural: str
+
+    def path(self, namespace: str, name: str = "") -> str:
+        """`name` may have a part of the object behind it: `pod/log`."""
+        return f"/{self.base}/namespaces/{namespace}/{self.plural}" + (f"/{name}" if name else "")
+
+
+PODS = Kind("api/v1", "pods")
+SECRETS = Kind("api/v1", "secrets")
+SERVICES = Kind("api/v1", "services")
+CONFIG_MAPS = Kind("api/v1", "configmaps")
+DEPLOYMENTS = Kind("apis/apps/v1", "deployments")
+NETWORK_POLICIES = Kind("apis/networking.k8s.io/v1", "networkpolicies")
+DASK_CLUSTERS = Kind("apis/kubernetes.dask.org/v1", "daskclusters")
+DASK_WORKER_GROUPS = Kind("apis/kubernetes.dask.org/v1", "daskworkergroups")
+
+KINDS = {
+    "Pod": PODS,
+    "Secret": SECRETS,
+    "ConfigMap": CONFIG_MAPS,
+    "NetworkPolicy": NETWORK_POLICIES,
+    "DaskCluster": DASK_CLUSTERS,
+    "DaskWorkerGroup": DASK_WORKER_GROUPS,
+}
+"""By the name that stands in a manifest's `kind`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """All objects that a list found. `at` is when the API server answered, by its own clock: seconds since 1970."""
+
+    items: tuple[Json, ...]
+    at: float
+
+
+class Client:
+    """
+    One namespace of one API. Every call may raise Transient or Permanent; `aclose` ends its connections.
+
+    `transport` takes the place of the network in tests.
+    """
+
+    def __init__(
+        self, access: Access, namespace: str = "", *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.namespace = namespace or access.namespace
+        self._access = access
+        self._http = httpx.AsyncClient(
+            base_url=access.url,
+            verify=access.tls,
+            timeout=_TIMEOUT_S,
+            limits=httpx.Limits(max_connections=20, max_keepalive_connections=5, keepalive_expiry=60.0),
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def create(self, kind: Kind, manifest: Json) -> Json:
+        """The object as it was made. Raises Exists when there is one."""
+        answer = await self._call("POST", kind, body=manifest)
+        return _object(answer)
+
+    async def get(self, kind: Kind, name: str) -> Json:
+        """Raises NotThere."""
+        return _object(await self._call("GET", kind, name))
+
+    async def listed(self, kind: Kind, labels: str, *, metadata_only: bool = False) -> Listed:
+        """Every object whose labels fit the selector; with `metadata_only` nothing but their metadata."""
+        headers = {"Accept": _METADATA_ONLY} if metadata_only else None
+        items: list[Json] = []
+        query = {"labelSelector": labels, "limit": str(_PAGE)}
+        while True:
+            answer = await self._call("GET", kind, query=query, headers=headers)
+            page = _object(answer)
+            items += [item for item in page.get("items") or () if isinstance(item, dict)]
+            more = (page.get("metadata") or {}).get("continue")
+            if not more:
+                return Listed(tuple(items), _answered_at(answer))
+            query = {**query, "continue": more}
+
+    async def delete(self, kind: Kind, name: str, *, foreground: bool = False, uid: str = "") -> None:
+        """
+        Ask for its deletion; one that is not there is gone already.
+
+        With `foreground` what it owns goes first. With `uid` only that very object, and no later one of its name.
+        """
+        body: Json = {"propagationPolicy": "Foreground" if foreground else "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._call("DELETE", kind, name, body=body)
+        except NotThere:
+            return
+        except Exists:  # the precondition: that one is gone
+            return
+
+    async def merge(self, kind: Kind, name: str, patch: Json) -> None:
+        """Change a part of an object (JSON merge patch). Raises NotThere."""
+        await self._call("PATCH", kind, name, body=patch, headers={"Content-Type": _MERGE})
+
+    async def log(self, pod: str, *, container: str, lines: int, previous: bool = False) -> str:
+        """The last lines of what a container said; of the one before its restart with `previous`."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": "16384"}
+        if previous:
+            query["previous"] = "true"
+        return (await self._call("GET", PODS, f"{pod}/log", query=query)).text.strip()
+
+    async def _call(
+        self,
+        method: str,
+        kind: Kind,
+        name: str = "",
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        token = self._access.token()
+        shown = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            async with asyncio.timeout(2 * _TIMEOUT_S):
+                answer = await self._http.request(
+                    method,
+                    kind.path(self.namespace, name),
+                    content=json.dumps(body) if body is not None else None,
+                    params=query,
+                    headers={
+                        "Accept": "application/json",
+                        "Content-Type": "application/json",
+                        **shown,
+                        **(headers or {}),
+                    },
+                )
+        except (httpx.RequestError, TimeoutError) as exc:
+            told = str(exc) or type(exc).__name__
+            raise Transient(f"Kubernetes' API at {self._access.url} does not answer: {told}") from exc
+        if answer.is_success:
+            return answer
+        raise _trouble(f"{_verb(method, name)} {kind.plural} {name}".strip(), self.namespace, answer)
+
+
+def _verb(method: str, name: str) -> str:
+    verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
+    return verbs.get(method) or ("get" if name else "list")
+
+
+def _object(answer: httpx.Response) -> Json:
+    try:
+        read = answer.json()
+    except (ValueError, RecursionError) as exc:
+        raise Permanent(f"the answer of {answer.request.url} is not JSON: is that address Kubernetes' API?") from exc
+    if not isinstance(read, dict):
+        raise Permanent(f"the answer of {answer.request.url} is no object: is that address Kubernetes' API?")
+    return read
+
+
+def _trouble(what: str, namespace: str, answer: httpx.Response) -> Exception:
+    """The error that this answer is."""
+    status = _status(answer)
+    said = str(status.get("message") or answer.text[:300] or answer.reason_phrase)
+    whole = f"{what} in namespace {namespace}: {said}"
+    code = answer.status_code
+    if code in _AGAIN or code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return Transient(whole, retry_after_s=_retry_after_s(answer))
+    if code == httpx.codes.FORBIDDEN:
+        return _forbidden(whole, said, namespace)
+    if code == httpx.codes.UNPROCESSABLE_ENTITY:
+        return Permanent(f"{whole} (wrong: {', '.join(_fields(status)) or 'unknown'})")
+    return _NEVER.get(code, Permanent)(_with_remedy(code, whole, what, status))
+
+
+_NEVER: dict[int, type[Permanent]] = {404: NotThere, 409: Exists, 410: NotThere}
+
+
+def _forbidden(whole: str, said: str, namespace: str) -> Exception:
+    if missing := _RIGHT_MISSING.search(said):
+        group = f" of API group {missing['group']}" if missing["group"] else ""
+        return Forbidden(
+            f"the daemon may not {missing['verb']} {missing['resource']}{group} in namespace {namespace}: "
+            f"give its Role there the verb {missing['verb']!r} on {missing['resource']!r}"
+        )
+    if "exceeded quota" in said:  # what somebody else's pods take may be free later
+        return Transient(f"{whole}. The namespace's ResourceQuota is used up: raise it, or wait for other pods to end.")
+    return Permanent(whole)
+
+
+def _with_remedy(code: int, whole: str, what: str, status: Json) -> str:
+    if code == httpx.codes.UNAUTHORIZED:
+        return (
+            f"{whole}. Kubernetes does not take the daemon's credentials: renew the kubeconfig or the service account."
+        )
+    if code == httpx.codes.NOT_FOUND and not status.get("details", {}).get("name") and "dask" in what:
+        return f"{whole}. Is the Dask operator with its custom resource definitions installed?"
+    return whole
+
+
+def _status(answer: httpx.Response) -> Json:
+    try:
+        read = answer.json()
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _fields(status: Json) -> list[str]:
+    causes = (status.get("details") or {}).get("causes") or ()
+    return [str(cause["field"]) for cause in causes if isinstance(cause, dict) and cause.get("field")]
+
+
+def _retry_after_s(answer: httpx.Response) -> float | None:
+    said = answer.headers.get("retry-after", "").strip()
+    return float(said) if said.isdecimal() else None
+
+
+def _answered_at(answer: httpx.Response) -> float:
+    try:
+        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,126 @@
+"""
+Why a pod will never serve, or why it does not serve yet: cause and remedy, in words for the run's author. Pure.
+
+A pod that waits for a node or for an image is alive: an autoscaler of nodes, or a registry, may take minutes.
+"""
+
+import re
+from collections.abc import Sequence
+
+from flowgroup.edge.kubernetes.names import DRIVER, WORKER
+from flowgroup.edge.kubernetes.seen import Container, Pod
+
+_NOT_PULLED = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"}
+)
+_NEVER_PULLED = frozenset({"ErrImageNeverPull", "InvalidImageName"})
+_REFUSED_BY_REGISTRY = re.compile(
+    r"not found|manifest unknown|denied|unauthorized|forbidden|no such image|does not exist|invalid reference",
+    re.IGNORECASE,
+)
+_NO_SUCH_HOST = re.compile(r"no such host|dial tcp|timeout|connection refused|i/o", re.IGNORECASE)
+_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"})
+_CRASHES = 3
+_LOST_S = 30.0
+_SIZE_OF = {DRIVER: "driver_size", WORKER: "worker_size"}
+
+
+def ended(pod: Pod, *, now: float) -> str | None:
+    """
+    Why a driver's pod has ended or is as good as gone, None while it may serve. `now`: seconds since 1970.
+
+    It is never started again. Its last lines are not in it: who has them adds them.
+    """
+    if pod.leaves_at is not None and now > pod.leaves_at + _LOST_S:
+        return f"the {pod.role}'s pod does not end although it was deleted: its node is lost"
+    if pod.phase not in ("Failed", "Succeeded"):
+        return None
+    if pod.reason == "Evicted":
+        return (
+            f"the {pod.role}'s pod was evicted from its node: {pod.message} Ask for more memory or ephemeral storage "
+            f"by a larger {_size(pod)}."
+        )
+    failed = next((entry for entry in pod.containers if entry.state == "terminated"), None)
+    if failed is None or pod.disruption:
+        return f"the {pod.role}'s pod was ended: {pod.disruption or pod.message or pod.reason or 'nobody says why'}"
+    return _terminated(pod, failed)
+
+
+def crashes(pod: Pod) -> Container | None:
+    """The container that ends again and again although it is started again, if there is one."""
+    for entry in pod.containers:
+        if entry.restarts >= _CRASHES and entry.reason == "CrashLoopBackOff":
+            return entry
+    return None
+
+
+def crashed(pod: Pod, entry: Container) -> str:
+    """What a container that ends again and again did last."""
+    return f"the {pod.role} ends again and again: {_how(pod, entry.ended, entry.exit_code)}"
+
+
+def not_pulled(pod: Pod) -> tuple[str, bool] | None:
+    """Why an image is not there, and whether it is the registry or the name that says so: what only a person changes."""
+    for entry in pod.containers:
+        if entry.state == "waiting" and entry.reason in _NOT_PULLED:
+            certain = bool(_REFUSED_BY_REGISTRY.search(entry.message)) and not _NO_SUCH_HOST.search(entry.message)
+            reason = (
+                f"the image of the {pod.role} cannot be pulled ({entry.reason}): {entry.message or 'nobody says why'}. "
+                "Is its name right, and does the namespace have the registry's credentials "
+                "(FLOWGROUP_KUBERNETES_IMAGE_PULL_SECRETS)?"
+            )
+            return reason, certain or entry.reason in _NEVER_PULLED
+    return None
+
+
+def never_pulled(pod: Pod) -> bool:
+    """Whether it is certain at once: nobody will even try to pull it."""
+    return any(entry.state == "waiting" and entry.reason in _NEVER_PULLED for entry in pod.containers)
+
+
+def waits(pod: Pod) -> str | None:
+    """Why a pod does not run yet, None if it does or only takes its time."""
+    if pod.unschedulable and pod.phase == "Pending":
+        return (
+            f"the {pod.role}'s pod cannot be scheduled: {pod.unschedulable} A node that fits may still come; "
+            f"else choose another {_size(pod)}."
+        )
+    if pulled := not_pulled(pod):
+        return pulled[0]
+    if entry := crashes(pod):
+        return crashed(pod, entry)
+    for entry in pod.containers:
+        if entry.state == "waiting" and entry.reason not in _ORDINARY:
+            return f"the {pod.role}'s container does not start ({entry.reason}): {entry.message}"
+    return None
+
+
+def why_waiting(pods: Sequence[Pod], workers: int) -> str | None:
+    """What a whole cluster waits for, the driver first and what is the same for many pods once."""
+    order = {DRIVER: 0, WORKER: 2}
+    said: dict[str, list[Pod]] = {}
+    for pod in sorted(pods, key=lambda pod: order.get(pod.role, 1)):
+        if reason := waits(pod):
+            said.setdefault(reason, []).append(pod)
+    told = [
+        f"{len(those)} of {workers} workers: {reason}" if those[0].role == WORKER else reason
+        for reason, those in said.items()
+    ]
+    return " ".join(told) or None
+
+
+def _terminated(pod: Pod, entry: Container) -> str:
+    return f"the {pod.role} ended: {_how(pod, entry.reason, entry.exit_code, entry.message)}"
+
+
+def _how(pod: Pod, reason: str, code: int | None, message: str = "") -> str:
+    if reason == "OOMKilled":
+        return f"it took more memory than its limit (OOMKilled). Give it more by a larger {_size(pod)}."
+    if reason in _NOT_STARTED:
+        return f"its command cannot be started ({reason}): {message[:300]}. The image must have Python and flowgroup[runtime]."
+    return f"exit status {code}{f' ({reason})' if reason not in ('', 'Error', 'Completed') else ''}."
+
+
+def _size(pod: Pod) -> str:
+    return _SIZE_OF.get(pod.role, "scheduler_size")

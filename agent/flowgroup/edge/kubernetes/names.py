@@ -1,0 +1,74 @@
+"""What objects of clusters are called and labelled: the same in every daemon, so that all is found again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.model.ids import ClusterName, digest, slug
+from flowgroup.model.spec import ClusterSpec
+from flowgroup.settings import KubernetesSettings
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+POOL = "flowgroup.dev/pool"
+CLUSTER = "flowgroup.dev/cluster"
+ROLE = "flowgroup.dev/role"
+POOL_NAME = "flowgroup.dev/pool-name"
+FLOW_NAME = "flowgroup.dev/flow-name"
+FLOW_ID = "flowgroup.dev/flow-id"
+MODE = "flowgroup.dev/mode"
+WORKERS = "flowgroup.dev/workers"
+KEY = "flowgroup.dev/key"
+DASK_COMPONENT = "dask.org/component"
+
+DRIVER, SCHEDULER, WORKER = "driver", "scheduler", "worker"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """
+    What all clusters of one daemon stand on. `pool` is the work pool's name, `driver_env` what every process of a
+    cluster gets beside its spec's environment.
+    """
+
+    pool: str
+    namespace: str
+    settings: KubernetesSettings
+    sizes: Sizes = field(default_factory=Sizes)
+    driver_env: Mapping[str, str] = field(default_factory=dict)
+
+
+def of_pool(pool: str) -> str:
+    """The value of the label that all objects of a pool carry."""
+    return f"{slug(pool)}-{digest(pool)[:12]}"
+
+
+def labels(name: ClusterName, pool: str, **more: str) -> dict[str, str]:
+    """What every object of a cluster carries. The operator copies them into selectors: they never change."""
+    return {MANAGED_BY: "flowgroup", POOL: of_pool(pool), CLUSTER: name, **more}
+
+
+def annotations(spec: ClusterSpec, pool: str) -> dict[str, str]:
+    """Full names, for people; and how many workers there are to be, so that who looks knows whether to expect any."""
+    workers = sum(count for _, count in worker_counts(spec))
+    return {
+        POOL_NAME: pool,
+        FLOW_NAME: spec.flow_name,
+        FLOW_ID: spec.flow_id,
+        MODE: spec.mode,
+        WORKERS: str(workers),
+    }
+
+
+def worker_counts(spec: ClusterSpec) -> list[tuple[str, int]]:
+    """Pods of each group of workers: one process a pod, so that one that dies takes no other along."""
+    others = [(group.name, group.count) for group in spec.worker_groups]
+    return [("default", spec.workers * spec.worker_processes), *others]
+
+
+def driver_pod(name: ClusterName) -> str:
+    return f"{name}-driver"
+
+
+def scheduler(name: ClusterName) -> str:
+    """The scheduler's Deployment and Service, as the operator names them."""
+    return f"{name}-scheduler"

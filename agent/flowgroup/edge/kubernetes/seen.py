@@ -1,0 +1,130 @@
+"""What Kubernetes says of a cluster's objects, as our own types. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, ROLE, WORKERS
+from flowgroup.model.ids import ClusterName
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """`state` is waiting, running, terminated or "". `exit_code` and `ended` are of this state, else of the one before."""
+
+    name: str
+    state: str = ""
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    ended: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """`unschedulable` is what the scheduler says of a pod that it cannot place. `leaves_at`: seconds since 1970."""
+
+    name: str
+    uid: str
+    cluster: ClusterName
+    role: str
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    disruption: str = ""
+    unschedulable: str = ""
+    containers: tuple[Container, ...] = ()
+    leaves_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A DaskCluster. `made_at` is of the API server's clock: seconds since 1970."""
+
+    name: ClusterName
+    uid: str
+    made_at: float
+    is_leaving: bool
+    workers: int
+    finalizers: tuple[str, ...] = ()
+    version: str = ""
+
+
+def pod(item: Json) -> Pod:
+    """A Pod as the API gives it."""
+    metadata, status = item.get("metadata") or {}, item.get("status") or {}
+    labels = metadata.get("labels") or {}
+    conditions = {entry.get("type"): entry for entry in status.get("conditions") or () if isinstance(entry, dict)}
+    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return Pod(
+        name=str(metadata.get("name")),
+        uid=str(metadata.get("uid")),
+        cluster=ClusterName(str(labels.get(CLUSTER))),
+        role=str(labels.get(ROLE) or labels.get(DASK_COMPONENT)),
+        phase=str(status.get("phase") or "Pending"),
+        reason=str(status.get("reason") or ""),
+        message=str(status.get("message") or ""),
+        disruption=_condition(conditions.get("DisruptionTarget"), "True"),
+        unschedulable=_condition(conditions.get("PodScheduled"), "False"),
+        containers=tuple(_container(entry) for entry in statuses if isinstance(entry, dict)),
+        leaves_at=_seconds(metadata.get("deletionTimestamp")),
+    )
+
+
+def owner(item: Json) -> Owner:
+    """A DaskCluster, of which the metadata are enough."""
+    metadata = item.get("metadata") or {}
+    workers = str((metadata.get("annotations") or {}).get(WORKERS, "0"))
+    return Owner(
+        name=ClusterName(str(metadata.get("name"))),
+        uid=str(metadata.get("uid")),
+        made_at=_seconds(metadata.get("creationTimestamp")) or 0.0,
+        is_leaving=bool(metadata.get("deletionTimestamp")),
+        workers=int(workers) if workers.isdecimal() else 0,
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        version=str(metadata.get("resourceVersion") or ""),
+    )
+
+
+def replica_failure(deployment: Json) -> str:
+    """Why a Deployment cannot make its pods, "" if it can: a quota, an admission rule."""
+    for entry in (deployment.get("status") or {}).get("conditions") or ():
+        if entry.get("type") == "ReplicaFailure" and entry.get("status") == "True":
+            return str(entry.get("message") or entry.get("reason") or "ReplicaFailure")
+    return ""
+
+
+def _condition(entry: Json | None, status: str) -> str:
+    if not entry or entry.get("status") != status:
+        return ""
+    return str(entry.get("message") or entry.get("reason") or "")
+
+
+def _container(entry: Json) -> Container:
+    state: Json = entry.get("state") or {}
+    name = next(iter(state), "")
+    now: Json = state.get(name) or {}
+    before: Json = (entry.get("lastState") or {}).get("terminated") or {}
+    ended = now if name == "terminated" else before
+    code = ended.get("exitCode")
+    return Container(
+        name=str(entry.get("name")),
+        state=name,
+        reason=str(now.get("reason") or ""),
+        message=str(now.get("message") or ""),
+        exit_code=code if isinstance(code, int) else None,
+        ended=str(ended.get("reason") or ""),
+        restarts=int(entry.get("restartCount") or 0),
+    )
+
+
+def _seconds(moment: object) -> float | None:
+    if not isinstance(moment, str):
+        return None
+    try:
+        return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,206 @@
+"""What the chart renders to, for every values file of its `ci` folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flowgroup import cli
+from flowgroup.edge.kubernetes import names
+from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.settings import Settings
+from tests.chart.conftest import CHART, CI_VALUES, Object, containers, helm, objects, pod_specs, rendered
+
+_CLUSTER_WIDE = {"Namespace"}
+_SEVERAL = str(CHART / "ci" / "several-pools-values.yaml")
+_MINIMAL = str(CHART / "ci" / "minimal-values.yaml")
+_EVERYTHING = str(CHART / "ci" / "everything-values.yaml")
+
+
+def test_helm_lint_has_no_complaint(ci_values: Path) -> None:
+    done = helm("lint", "--strict", "--kube-version", "1.34.0", str(CHART), "-f", str(ci_values))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_object_says_where_it_is_and_whose(made: list[Object]) -> None:
+    for one in made:
+        metadata = one["metadata"]
+        assert (one["kind"] in _CLUSTER_WIDE) != ("namespace" in metadata), metadata["name"]
+        assert metadata["labels"]["app.kubernetes.io/instance"] == "fg"
+        assert len(metadata["name"]) <= 63
+    keys = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in made]
+    assert len(keys) == len(set(keys))
+
+
+def test_nothing_is_random(ci_values: Path) -> None:
+    first = rendered("-f", str(ci_values)).stdout
+    assert (
+        helm("template", "fg", str(CHART), "-n", "fg", "--kube-version", "1.34.0", "-f", str(ci_values)).stdout == first
+    )
+
+
+def test_every_pod_meets_restricted_and_more(made: list[Object]) -> None:
+    for name, spec in pod_specs(made):
+        security = spec["securityContext"]
+        assert security["runAsNonRoot"] and security["runAsUser"] >= 10000, name
+        assert security["seccompProfile"]["type"] == "RuntimeDefault", name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
+        assert spec["enableServiceLinks"] is False and "automountServiceAccountToken" in spec, name
+        assert all("hostPath" not in volume for volume in spec["volumes"]), name
+        for container in containers(spec):
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, container["name"]
+            assert own["capabilities"] == {"drop": ["ALL"]}, container["name"]
+            if container["image"].find("flowgroup") >= 0:
+                assert own["readOnlyRootFilesystem"] is True, container["name"]
+                assert container["resources"]["requests"], container["name"]
+
+
+def test_only_who_asks_kubernetes_has_a_token(made: list[Object]) -> None:
+    with_token = {name for name, spec in pod_specs(made) if spec["automountServiceAccountToken"]}
+    assert all("-daemon-" in name or "-certs" in name for name in with_token)
+    assert all(one["automountServiceAccountToken"] is False for one in made if one["kind"] == "ServiceAccount")
+
+
+def test_no_variable_is_named_twice(made: list[Object]) -> None:
+    for name, spec in pod_specs(made):
+        for container in containers(spec):
+            given = [entry["name"] for entry in container.get("env", [])]
+            assert len(given) == len(set(given)), name
+
+
+def test_a_secret_never_has_data(made: list[Object]) -> None:
+    assert all("data" not in one and "stringData" not in one for one in made if one["kind"] == "Secret")
+
+
+def test_volumes_and_mounts_belong_together(made: list[Object]) -> None:
+    for name, spec in pod_specs(made):
+        claimed = {"home"} if name.startswith("StatefulSet") else set()
+        there = {volume["name"] for volume in spec["volumes"]}
+        mounted = {mount["name"] for one in containers(spec) for mount in one.get("volumeMounts", [])}
+        assert there <= mounted <= there | claimed, name
+
+
+def test_every_command_is_one_of_ours(made: list[Object]) -> None:
+    parser = cli._parser()
+    for _, spec in pod_specs(made):
+        for container in containers(spec):
+            if "flowgroup-agent" in container["image"]:
+                parser.parse_args([str(arg) for arg in container["args"]])
+
+
+def test_the_daemon_and_the_relay_understand_their_variables(
+    made: list[Object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, spec in pod_specs(made):
+        if not name.startswith(("Deployment", "StatefulSet")):
+            continue
+        with monkeypatch.context() as environment:
+            for entry in spec["containers"][0]["env"]:
+                environment.setenv(entry["name"], entry.get("value", "7"))
+            if "PREFECT_CLIENT_CUSTOM_HEADERS" in {entry["name"] for entry in spec["containers"][0]["env"]}:
+                environment.setenv("PREFECT_CLIENT_CUSTOM_HEADERS", "{}")
+            config = [one for one in made if one["kind"] == "ConfigMap" and "flowgroup.toml" in one.get("data", {})]
+            if config:
+                (tmp_path / "flowgroup.toml").write_text(config[0]["data"]["flowgroup.toml"])
+                environment.setenv("FLOWGROUP_CONFIG", str(tmp_path / "flowgroup.toml"))
+            settings = Settings.read()
+        if name.startswith("Deployment"):
+            assert settings.daemon.backend == "kubernetes"
+            assert settings.kubernetes.namespace and settings.kubernetes.ca_config_map == _ca(made)
+        else:
+            assert settings.relay.tls_cert and settings.relay.control_key_file
+
+
+def _ca(made: list[Object]) -> str:
+    return next(one["metadata"]["name"] for one in made if one["kind"] == "ConfigMap" and "data" not in one)
+
+
+def test_the_environment_is_stronger_than_the_config_and_extra_ones_than_the_charts(tmp_path: Path) -> None:
+    daemon = next(one for one in objects("-f", _EVERYTHING) if one["kind"] == "Deployment")
+    given = {entry["name"]: entry for entry in daemon["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert given["FLOWGROUP_LOG_LEVEL"]["value"] == "debug"
+    assert given["FLOWGROUP_NAME"]["value"] == "west.fg.fg"
+
+
+def test_the_sizes_are_ones_that_the_daemon_reads(made: list[Object], tmp_path: Path) -> None:
+    catalogue = next(one for one in made if one["kind"] == "ConfigMap" and "sizes.json" in one.get("data", {}))
+    (tmp_path / "sizes.json").write_text(catalogue["data"]["sizes.json"])
+    Sizes.read(tmp_path / "sizes.json")
+
+
+def test_policies_let_in_the_pods_that_the_daemon_makes() -> None:
+    policies = [one for one in objects("-f", _SEVERAL) if one["kind"] == "NetworkPolicy"]
+    assert {one["metadata"]["name"] for one in policies} == {"fg-flowgroup-daemon", "fg-flowgroup-relay"}
+    for policy in policies:
+        peers = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"] if "namespaceSelector" in peer]
+        assert [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in peers] == [
+            "team-a",
+            "team-b",
+        ]
+        for peer in peers:
+            assert peer["podSelector"]["matchLabels"] == {names.MANAGED_BY: "flowgroup", names.ROLE: names.DRIVER}
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://x/api", 80),
+        ("https://x/api", 443),
+        ("https://x:8443/api", 8443),
+        ("http://[fd00::1]:4200/api", 4200),
+        ("https://[fd00::1]/api", 443),
+    ],
+)
+def test_the_way_to_prefect_is_open_at_the_port_of_its_address(url: str, port: int) -> None:
+    for policy in objects("-f", _MINIMAL, "--set", f"prefect.apiUrl={url}"):
+        if policy["kind"] == "NetworkPolicy":
+            assert any({"port": port, "protocol": "TCP"} in rule["ports"] for rule in policy["spec"]["egress"])
+
+
+def test_each_pool_has_its_own_daemon_and_account_bound_in_its_namespace_only() -> None:
+    made = objects("-f", _SEVERAL)
+    daemons = [one for one in made if one["kind"] == "Deployment"]
+    assert [_env(one)["FLOWGROUP_POOL"] for one in daemons] == ["cpu", "GPU jobs!", "more"]
+    assert [_env(one)["FLOWGROUP_KUBERNETES_NAMESPACE"] for one in daemons] == ["team-a", "team-b", "team-b"]
+    assert len({one["spec"]["template"]["spec"]["serviceAccountName"] for one in daemons}) == 3
+    bound = {
+        one["metadata"]["name"]: one["metadata"]["namespace"]
+        for one in made
+        if one["kind"] == "RoleBinding" and "-daemon-" in one["metadata"]["name"]
+    }
+    assert sorted(bound.values()) == ["team-a", "team-b", "team-b"]
+    assert any(one["kind"] == "PodDisruptionBudget" for one in made)
+
+
+def _env(deployment: Object) -> dict[str, Any]:
+    given = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {entry["name"]: entry.get("value") for entry in given}
+
+
+def test_rights_are_exactly_these() -> None:
+    """`tests/chart/golden/rbac.yaml`: whoever widens a right changes it there too, on purpose."""
+    golden = Path(__file__).parent / "golden" / "rbac.yaml"
+    found = {
+        f"{one['metadata']['namespace']}/{one['metadata']['name']}": one["rules"]
+        for one in objects("-f", _SEVERAL)
+        if one["kind"] in ("Role", "ClusterRole")
+    }
+    text = yaml.safe_dump(found, sort_keys=True)
+    if not golden.exists():
+        golden.write_text(text)
+    assert yaml.safe_load(golden.read_text()) == found, f"if this is meant, remove {golden} and run the test again"
+
+
+@pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.name)
+def test_no_right_is_for_all(values: Path) -> None:
+    for one in objects("-f", str(values)):
+        assert one["kind"] not in ("ClusterRole", "ClusterRoleBinding")
+        if one["kind"] != "Role":
+            continue
+        for rule in one["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+            assert not {"pods/exec", "pods/attach", "pods/portforward"} & set(rule["resources"])
+            if "secrets" in rule["resources"] and not rule.get("resourceNames"):
+                assert rule["verbs"] == ["create", "delete"]

@@ -1,0 +1,193 @@
+"""
+A small Kubernetes API with an operator and a garbage collector in it, behind an httpx transport.
+
+It keeps objects, hands out uids, knows labels, owners, finalizers and preconditions. `fail` makes the next calls of a verb on a
+kind go wrong; `seen` has every call. Pods stay in the phase that a test gives them.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+
+Json = dict[str, Any]
+Key = tuple[str, str]
+KOPF = "kopf.zalando.org/KopfFinalizerMarker"
+_PATH = re.compile(
+    r"^/(?:api|apis/[^/]+)/v1/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$"
+)
+_IN = re.compile(r"^(\S+) in \(([^)]*)\)$")
+
+
+@dataclass
+class FakeKubernetes:
+    """`operator`: whether the Dask operator is up. `now` is the server's clock, as text for its Date header."""
+
+    operator: bool = True
+    objects: dict[Key, Json] = field(default_factory=dict)
+    seen: list[tuple[str, str, str]] = field(default_factory=list)
+    fail: dict[tuple[str, str], list[httpx.Response | Exception]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+    now: str = "Wed, 25 Nov 2026 04:00:00 GMT"
+    made: str = "2026-11-25T04:00:00Z"
+    before: Callable[[str, str, str], None] = lambda *_: None
+    _uids: int = 0
+
+    @property
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self._answer)
+
+    def names(self, plural: str) -> list[str]:
+        return sorted(name for kind, name in self.objects if kind == plural)
+
+    def calls(self, verb: str, plural: str) -> int:
+        return sum((verb, plural) == call[:2] for call in self.seen)
+
+    def set_status(self, pod: str, **status: Any) -> None:
+        self.objects["pods", pod]["status"] = status
+
+    def forbid(self, verb: str, plural: str) -> None:
+        """The next such call meets a Role without that right, in the API server's own words."""
+        said = (
+            f'{plural} is forbidden: User "system:serviceaccount:a:b" cannot {verb} resource "{plural}" in API group "" in '
+            'the namespace "jobs"'
+        )
+        self.fail.setdefault((verb, plural), []).append(status(403, said))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        url = urlsplit(str(request.url))
+        place = _PATH.match(url.path)
+        assert place, url.path
+        plural, name = place["plural"], place["name"] or ""
+        verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch"}
+        verb = verbs.get(request.method) or ("get" if name else "list")
+        self.before(verb, plural, name)
+        self.seen.append((verb, plural, name))
+        if waiting := self.fail.get((verb, plural)):
+            trouble = waiting.pop(0)
+            if isinstance(trouble, Exception):
+                raise trouble
+            return trouble
+        if place["log"]:
+            return httpx.Response(200, text=self.logs[name]) if name in self.logs else status(400, "no log")
+        body = json.loads(request.content) if request.content else {}
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        answer: httpx.Response = getattr(self, f"_{verb}")(plural, name, body, query)
+        answer.headers["date"] = self.now
+        return answer
+
+    def _create(self, plural: str, _: str, body: Json, __: Json) -> httpx.Response:
+        name = body["metadata"]["name"]
+        if (plural, name) in self.objects:
+            return status(409, f'{plural} "{name}" already exists', reason="AlreadyExists")
+        self.put(plural, body)
+        if plural == "daskclusters" and self.operator:
+            self.act_on(name)
+        return httpx.Response(201, json=self.objects[plural, name])
+
+    def put(self, plural: str, body: Json) -> None:
+        self._uids += 1
+        made = {"uid": f"uid-{self._uids}", "creationTimestamp": self.made, "resourceVersion": str(self._uids)}
+        whole = json.loads(json.dumps(body))
+        whole["metadata"] = {**whole["metadata"], **made}
+        if plural == "pods":
+            whole.setdefault("status", {"phase": "Running"})
+        self.objects[plural, whole["metadata"]["name"]] = whole
+
+    def act_on(self, cluster: str) -> None:
+        """What the operator does with a new DaskCluster."""
+        owner = self.objects["daskclusters", cluster]
+        owner["metadata"].setdefault("finalizers", []).append(KOPF)
+        labels = owner["metadata"]["labels"]
+        of = [{"kind": "DaskCluster", "name": cluster, "uid": owner["metadata"]["uid"], "blockOwnerDeletion": True}]
+        metadata = {"name": f"{cluster}-scheduler", "labels": labels, "ownerReferences": of}
+        for plural in ("deployments", "services"):
+            self.put(plural, {"metadata": metadata})
+        self.put("pods", {"metadata": {**metadata, "labels": {**labels, "flowgroup.dev/role": "scheduler"}}})
+
+    def _get(self, plural: str, name: str, *_: Any) -> httpx.Response:
+        found = self.objects.get((plural, name))
+        return httpx.Response(200, json=found) if found else status(404, f'{plural} "{name}" not found', name=name)
+
+    def _list(self, plural: str, _: str, __: Json, query: Json) -> httpx.Response:
+        fits = [
+            value
+            for (kind, _), value in sorted(self.objects.items())
+            if kind == plural and _fits(value["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+        ]
+        start = int(query.get("continue", "0"))
+        end = start + int(query.get("limit", "500"))
+        more = {"continue": str(end)} if end < len(fits) else {}
+        return httpx.Response(200, json={"metadata": more, "items": fits[start:end]})
+
+    def _delete(self, plural: str, name: str, body: Json, _: Json) -> httpx.Response:
+        found = self.objects.get((plural, name))
+        if not found:
+            return status(404, f'{plural} "{name}" not found', name=name)
+        wanted = (body.get("preconditions") or {}).get("uid")
+        if wanted and wanted != found["metadata"]["uid"]:
+            return status(409, "the UID in the precondition does not match", reason="Conflict")
+        if found["metadata"].get("finalizers") and self.operator:
+            found["metadata"]["finalizers"].remove(KOPF)
+        if found["metadata"].get("finalizers"):
+            found["metadata"]["deletionTimestamp"] = self.made
+            if body.get("propagationPolicy") == "Foreground":
+                self._collect(found["metadata"]["uid"], only_blocking=True)
+        else:
+            self._gone(plural, name)
+        return httpx.Response(200, json={})
+
+    def _patch(self, plural: str, name: str, body: Json, _: Json) -> httpx.Response:
+        found = self.objects.get((plural, name))
+        if not found:
+            return status(404, f'{plural} "{name}" not found', name=name)
+        metadata = found["metadata"]
+        metadata |= body.get("metadata") or {}
+        if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
+            self._gone(plural, name)
+        return httpx.Response(200, json=found)
+
+    def _gone(self, plural: str, name: str) -> None:
+        gone = self.objects.pop((plural, name))
+        self._collect(gone["metadata"]["uid"], only_blocking=False)
+
+    def _collect(self, uid: str, *, only_blocking: bool) -> None:
+        for (plural, name), value in list(self.objects.items()):
+            for owner in value["metadata"].get("ownerReferences") or ():
+                if owner["uid"] == uid and (owner.get("blockOwnerDeletion") or not only_blocking):
+                    self._gone(plural, name)
+
+
+def status(
+    code: int, message: str, *, reason: str = "", name: str = "", fields: tuple[str, ...] = ()
+) -> httpx.Response:
+    """A failure as the API says it."""
+    details: Json = {"name": name} if name else {}
+    if fields:
+        details["causes"] = [{"field": entry} for entry in fields]
+    body = {
+        "kind": "Status",
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "details": details,
+        "code": code,
+    }
+    return httpx.Response(code, json=body)
+
+
+def _fits(labels: Json, selector: str) -> bool:
+    terms = re.split(r",(?![^(]*\))", selector) if selector else []
+    for term in terms:
+        if among := _IN.match(term):
+            if labels.get(among[1]) not in among[2].split(","):
+                return False
+        else:
+            key, _, value = term.partition("=")
+            if labels.get(key) != value:
+                return False
+    return True
