@@ -20,7 +20,7 @@ SPEC = ClusterSpec(flow_id=FlowId("f"), flow_name="etl", isolation="pool")
         ({"--relay": "http://relay:4280"}, "is no address"),
         ({"--spec": "/nowhere/spec.json"}, "/nowhere/spec.json (--spec) is not there"),
         ({"--secret": "/nowhere/secret"}, "/nowhere/secret (--secret) is not there"),
-        ({"--ca": "/nowhere/ca.crt"}, "/nowhere/ca.crt (--ca)"),
+        ({"--ca": "/nowhere/ca.crt"}, "/nowhere/ca.crt (--ca"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, changed: dict[str, str], said: str) -> None:

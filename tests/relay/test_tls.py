@@ -110,13 +110,15 @@ async def test_another_authority_is_refused_with_the_remedy(ca: FakeCA, tmp_path
     async with relay(ca) as on:
         on.at = Endpoint.parse(str(on.at), ca=other)
         async with contextlib.aclosing(on.control()) as control:
-            with pytest.raises(Transient, match=r"none of the authorities in .*--ca must name the one that signed it"):
+            with pytest.raises(
+                Transient, match=r"none of the authorities in .*--ca .* must name the one that signed it"
+            ):
                 await control.level([])
         async with gate.serving(on.at, hold_s=2.0, limit_bytes=1000) as api_url, httpx.AsyncClient() as child:
             answer = await child.get(f"{api_url}/health", headers={"Authorization": f"Bearer {TOKEN}"})
             assert answer.status_code == 503
             assert answer.headers["prefect-maintenance"] == "true"
-            assert "--ca must name" in answer.json()["detail"]
+            assert "none of the authorities" in answer.json()["detail"]
 
 
 async def test_another_host_is_refused_with_the_remedy(ca: FakeCA) -> None:

@@ -15,6 +15,7 @@ from flowgroup import log
 from flowgroup.errors import Refused
 from flowgroup.model.endpoint import Endpoint
 
+_OPTION = "--ca of a driver, FLOWGROUP_KUBERNETES_CA_FILE of the daemon"
 _NOT_FOR_THE_HOST = (62, 64)  # OpenSSL's X509_V_ERR_…
 _NOT_IN_TIME = (9, 10)
 _NOT_SIGNED_BY_THE_CA = (18, 19, 20, 21)
@@ -77,7 +78,7 @@ def _trusting(ca: Path | None) -> ssl.SSLContext:
     try:
         made = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as exc:
-        raise Refused(f"cannot read the authorities' certificates in {ca} (--ca): {exc}") from exc
+        raise Refused(f"cannot read the authorities' certificates in {ca} ({_OPTION}): {exc}") from exc
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     return made
 
@@ -125,5 +126,7 @@ def _remedy(code: int, at: Endpoint) -> str:
         return "Renew its certificate, and look at the clocks of both hosts."
     if code in _NOT_SIGNED_BY_THE_CA:
         whose = f"in {at.ca}" if at.ca else "that this system trusts"
-        return f"Its certificate is signed by none of the authorities {whose}: --ca must name the one that signed it."
+        return (
+            f"Its certificate is signed by none of the authorities {whose}: {_OPTION} must name the one that signed it."
+        )
     return "Look at its certificate, and at the authority that signed it."
