@@ -99,14 +99,23 @@ def _until_served(kubectl: Kubectl, plural: str) -> None:
 
 
 class Operator:
-    """The Dask operator for one namespace, from its own package. It can be ended and started again."""
+    """
+    The Dask operator for one namespace, from its own package. It can be ended and started again.
+
+    Where one serves the whole cluster already there is no other (`is_foreign`): two would make everything twice.
+    """
 
     def __init__(self, kubectl: Kubectl, log: Path) -> None:
+        there = kubectl.json("get", "pods", "-A", "-l", "app.kubernetes.io/name=dask-kubernetes-operator")["items"]
+        told = [" ".join(pod["spec"]["containers"][0].get("args") or ()) for pod in there]
+        self.is_foreign = any("--namespace" not in arguments for arguments in told)
         self._kubectl = kubectl
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self.is_foreign:
+            return
         module = ["-m", "kopf", "run", "-m", "dask_kubernetes.operator.controller", "--standalone"]
         before = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
