@@ -26,10 +26,18 @@ def kubeconfig() -> str:
         return said
     if not _SHARED.exists():
         pytest.skip("no Kubernetes: KUBECONFIG is not set, and there is no ../shared/cluster")
+    there = subprocess.run([str(_SHARED), "kubeconfig"], capture_output=True, text=True, check=False).stdout.strip()
+    if _answers(there):  # to bring up one that is up makes its kube-proxy end, for its configuration is written anew
+        return there
     made = subprocess.run([str(_SHARED), "up"], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"../shared/cluster does not start: {made.stderr[-300:]}")
     return made.stdout.split()[-1]
+
+
+def _answers(config: str) -> bool:
+    asked = ["kubectl", "--kubeconfig", config, "get", "--raw", "/readyz", "--request-timeout=5s"]
+    return bool(config) and subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 class Kubectl:
