@@ -106,10 +106,13 @@ example() {
 	kubectl -n "$prefect" create configmap example --from-file=deploy/examples/report.py --dry-run=client -o yaml | kubectl apply -f - >/dev/null
 	sed -e "s#image: flowgroup-runtime#image: $prefix-runtime:$tag#" -e "s#S3_URL#http://s3.$s3.svc:7070#" deploy/stack/example.yaml |
 		kubectl -n "$prefect" apply -f - >/dev/null
-	kubectl -n "$prefect" wait --for=condition=Complete job/example --timeout=300s >/dev/null &
-	local waits=$!
-	until kubectl -n "$prefect" logs -f job/example 2>/dev/null; do kill -0 "$waits" 2>/dev/null || break; sleep 1; done
-	wait "$waits" || { say "the example has not completed"; exit 1; }
+	local until=$((SECONDS + 300)) ended=""
+	until [ -n "$ended" ] || [ $SECONDS -gt $until ]; do
+		ended=$(kubectl -n "$prefect" get job example -o 'jsonpath={.status.conditions[?(@.status=="True")].type}')
+		sleep 1
+	done
+	kubectl -n "$prefect" logs job/example
+	case $ended in *Complete*) ;; *) say "the example has not completed" && exit 1 ;; esac
 }
 
 up() {
