@@ -59,9 +59,10 @@ def prefect_server(folder: Path, *, env: Mapping[str, str] | None = None) -> Ite
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, *, bucket: str = "flowgroup") -> Iterator[dict[str, str]]:
+def s3_server(folder: Path, *, bucket: str = "flowgroup", host: str = "127.0.0.1") -> Iterator[dict[str, str]]:
     """
-    An S3 server with one bucket below `folder`; yields the environment that object_store finds it by.
+    An S3 server with one bucket below `folder`, at this address of the machine; yields the environment that object_store
+    finds it by.
 
     The test is skipped where `versitygw` is not at hand.
     """
@@ -71,10 +72,10 @@ def s3_server(folder: Path, *, bucket: str = "flowgroup") -> Iterator[dict[str, 
     (folder / "buckets" / bucket).mkdir(parents=True)
     port = free_port()
     keys = {"ROOT_ACCESS_KEY": "access", "ROOT_SECRET_KEY": "secret-of-tests"}
-    command = [program, "--port", f"127.0.0.1:{port}", "posix", str(folder / "buckets")]
-    with _process(command, {**os.environ, **keys}, folder / "s3.log", lambda: _listens(port)):
+    command = [program, "--port", f"{host}:{port}", "posix", str(folder / "buckets")]
+    with _process(command, {**os.environ, **keys}, folder / "s3.log", lambda: _listens(port, host)):
         yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": keys["ROOT_ACCESS_KEY"],
             "AWS_SECRET_ACCESS_KEY": keys["ROOT_SECRET_KEY"],
@@ -89,6 +90,13 @@ def wait_until(is_so: Callable[[], bool], *, timeout_s: float, what: str) -> Non
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout_s} s: {what}")
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(command: list[str], env: Mapping[str, str], log: Path, is_up: Callable[[], bool]) -> Iterator[None]:
+    """A process for the length of the block, once `is_up`; fails the test with what it said when it does not come up."""
+    with _process(command, env, log, is_up):
+        yield
 
 
 @contextlib.contextmanager
@@ -131,6 +139,6 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0

@@ -42,6 +42,7 @@ def _driver(parser: argparse.ArgumentParser) -> None:
 def _run_driver(args: argparse.Namespace) -> int:
     from flowgroup import log
     from flowgroup.driver.main import Place, run
+    from flowgroup.edge.files import needed_text
     from flowgroup.model.endpoint import Endpoint
     from flowgroup.model.ids import ClusterName
     from flowgroup.model.spec import ClusterSpec
@@ -52,12 +53,12 @@ def _run_driver(args: argparse.Namespace) -> int:
     folder: Path = args.folder
     place = Place(
         cluster=ClusterName(args.cluster),
-        spec=ClusterSpec.model_validate_json((args.spec or folder / "spec.json").read_text()),
+        spec=ClusterSpec.model_validate_json(needed_text(args.spec or folder / "spec.json", "--spec")),
         folder=folder,
         daemon=Endpoint.parse(args.daemon, ca=args.ca),
         relay=Endpoint.parse(args.relay, ca=args.ca),
         storage=args.storage,
-        secret=args.secret or folder / "secret",
+        secret=needed_text(args.secret or folder / "secret", "--secret").strip(),
         scheduler=args.scheduler,
     )
     asyncio.run(run(settings, place))
@@ -85,10 +86,10 @@ def _child(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_child(args: argparse.Namespace) -> int:
-    from flowgroup.driver import child
+    from flowgroup.driver import child, versions
 
     with open(args.brief, "rb") as brief:  # noqa: PTH123  a descriptor, not a path
-        return child.run(brief.read(), args.leash, args.shipper)
+        return versions.or_asked(child.run)(brief.read(), args.leash, args.shipper)
 
 
 def _relay(parser: argparse.ArgumentParser) -> None:

@@ -118,7 +118,11 @@ class RelaySettings(_Section):
         default=300.0, gt=0, description="how long an attempt stays open when nobody extends it"
     )
     max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
-    hold_s: float = Field(default=10.0, gt=0, description="the longest that a call may be held while the API is away")
+    hold_s: float = Field(
+        default=8.0,
+        gt=0,
+        description="the longest that a call is held while the API is away; drivers wait 2 s longer for the relay",
+    )
     tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
     tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")
     control_key_file: Path | None = Field(

@@ -136,6 +136,17 @@ async def test_a_trouble_that_passes_after_the_claim_is_waited_out_in_place() ->
         assert world.fake.states(run.id) == ["SCHEDULED", "PENDING"]
 
 
+async def test_what_a_cluster_waits_for_is_in_the_message_of_the_run_that_waited_too_long() -> None:
+    world = one_run()
+    world.hang_at, world.waits_for = "sent", "the worker's pod cannot be scheduled: 0/1 nodes."
+    async with line(world) as at:
+        run = await due(at)
+        await at.journeys.carry(run)
+        assert "FLOWGROUP_CLUSTER_TIMEOUT_S): the worker's pod cannot be scheduled: 0/1 nodes." in world.fake.message(
+            run.id
+        )
+
+
 async def test_a_cluster_that_does_not_come_in_time_gives_the_run_back() -> None:
     world = one_run()
     world.hang_at = "sent"

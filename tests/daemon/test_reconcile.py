@@ -105,6 +105,28 @@ async def test_a_run_of_ours_that_nothing_carries_gets_its_truth(state: str, the
         assert said in at.fake.message(run)
 
 
+@pytest.mark.parametrize("late", ["RUNNING", "PENDING"])
+async def test_an_end_over_which_a_late_state_was_carried_out_is_said_again(late: str) -> None:
+    async with found() as at:
+        run, attempt = at.run("COMPLETED", name="Cached")
+        at.fake.runs[run]["state"] |= {"data": {"type": "unpersisted"}, "message": "all well"}
+        at.fake.put_state(run, late, transition_id=attempt)
+        await reconciled(at, 20)
+        told = at.fake.runs[run]["state"]
+        assert (told["type"], told["name"], told["message"]) == ("COMPLETED", "Cached", "all well")
+        assert told["data"] == {"type": "unpersisted"}
+
+
+async def test_a_run_that_was_started_again_after_its_end_has_not_ended() -> None:
+    async with found() as at:
+        run, _ = at.run("FAILED")
+        at.fake.put_state(run, "SCHEDULED")
+        at.fake.put_state(run, "PENDING", transition_id=new_attempt("us", uuid.uuid4()))
+        at.fake.put_state(run, "RUNNING")
+        await reconciled(at, 20)
+        assert at.fake.states(run)[-1] == "CRASHED"
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "CANCELLING"])
 async def test_runs_of_other_agents_are_never_touched(state: str) -> None:
     async with found() as at:

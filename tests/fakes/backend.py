@@ -153,6 +153,7 @@ class FakeBackend:
     ready_after_s: float = 0.0
     trouble: str | None = None
     dies_at_start: str | None = None
+    waits_for: str | None = None
     relay_socket: Path = Path("/nonexistent")
     fail: dict[str, FlowgroupError] = field(default_factory=dict)
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
@@ -211,6 +212,9 @@ class FakeBackend:
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name) if name in self.clusters else "it is not there"
+
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        return self.waits_for
 
     @property
     def listen(self) -> Path:

@@ -24,7 +24,8 @@ class Front:
     """
     `prefix` must stand before every path, `key` must be shown as Bearer; every `limited_every`th call is answered 429.
 
-    `refused` counts calls without path or key, `limited` those that were told to wait.
+    `slow_s` is how long the first Running of every run is on its way, as when SQLite waits for its lock; `landed` has
+    what the server answered to those. `refused` counts calls without path or key, `limited` those that were told to wait.
     """
 
     server: str
@@ -32,6 +33,9 @@ class Front:
     key: str | None = None
     limited_every: int = 0
     websockets: bool = True
+    slow_s: float = 0.0
+    late: set[str] = field(default_factory=set)
+    landed: list[int] = field(default_factory=list)
     url: str = ""
     calls: int = 0
     refused: list[str] = field(default_factory=list)
@@ -55,7 +59,11 @@ class Front:
             request.scope["raw_path"] = f"/api{path}".encode()
             kept = [(name, value) for name, value in request.scope["headers"] if name != b"authorization"]
             bare = Request({**request.scope, "headers": kept}, request.receive)
-            return await forward.pass_on(bare, client, base_url=self.server, hold_s=30, limit_bytes=8 << 20)
+            is_late = self._is_late(path, await bare.body())
+            await asyncio.sleep(self.slow_s * is_late)
+            answer = await forward.pass_on(bare, client, base_url=self.server, hold_s=30, limit_bytes=8 << 20)
+            self.landed += [answer.status_code] * is_late
+            return answer
 
         async def events(socket: WebSocket) -> None:
             if not self.websockets:
@@ -68,6 +76,14 @@ class Front:
         return Starlette(
             routes=[WebSocketRoute("/{path:path}", events), Route("/{path:path}", call, methods=METHODS)],
         )
+
+    def _is_late(self, path: str, body: bytes) -> bool:
+        """Whether it is a run's first Running."""
+        is_running = path.startswith("/flow_runs/") and path.endswith("/set_state") and b'"RUNNING"' in body
+        if not (self.slow_s and is_running) or path in self.late:
+            return False
+        self.late.add(path)
+        return True
 
 
 @contextlib.contextmanager

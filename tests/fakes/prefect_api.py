@@ -284,7 +284,8 @@ class FakePrefect:
             at = (self.now() + timedelta(seconds=30)).isoformat()
             self.put_state(run_id, "SCHEDULED", "AwaitingConcurrencySlot", scheduled_time=at)
             return self._said(run, "REJECT", "Deployment concurrency limit reached.")
-        self.put_state(run_id, wanted, state.get("name"), message=state.get("message"), **details)
+        put = self.put_state(run_id, wanted, state.get("name"), message=state.get("message"), **details)
+        put["data"] = state.get("data")
         return self._said(run, "ACCEPT", None)
 
     def _take_slot(self, run: Json, details: Json) -> bool:

@@ -34,6 +34,7 @@ class World:
     fake: FakePrefect = field(default_factory=FakePrefect)
     fail_at: str | None = None
     hang_at: str | None = None
+    waits_for: str | None = None
     trouble: Exception = field(default_factory=lambda: Transient("it is down"))
     failures: int = 1_000_000
     outcome: Outcome = field(default_factory=Reported)
@@ -73,6 +74,9 @@ class World:
             yield
         finally:
             self.leases.remove((name, run_id))
+
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        return self.waits_for
 
     # Sender
     async def sent(self, run: ClaimedRun, plan: Placement) -> SentRun:

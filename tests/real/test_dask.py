@@ -45,6 +45,7 @@ def test_everything_that_a_task_may_do_works_on_workers_without_a_credential(who
         "inner": 2,
         "waited": 6,
     }
+    whole.wait_log(run, "computed")
     assert len([entry for entry in whole.logs(run) if entry["message"].startswith("computed")]) == 1
 
 
@@ -52,8 +53,11 @@ def test_a_tasks_logs_and_states_stand_under_its_task_run(whole: Stack, dask: st
     run = whole.start(dask, what="tasks_on_dask", with_={"salt": uuid.uuid4().hex})
     whole.wait(run, timeout_s=150)
     entry = whole.wait_log(run, "task 3 is in process")
-    names = {task["id"]: task["name"] for task in whole.tasks(run)}
-    assert names[entry["task_run_id"]].startswith("where")
+    names = wait_for(
+        lambda: [task["name"] for task in whole.tasks(run) if task["id"] == entry["task_run_id"]],
+        "its task is recorded",
+    )
+    assert names[0].startswith("where")
     wait_for(
         lambda: all(task["state_type"] in {"COMPLETED", "FAILED"} for task in whole.tasks(run)), "all tasks have ended"
     )

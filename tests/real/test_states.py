@@ -85,3 +85,13 @@ def test_flow_retries_and_timeouts(whole: Stack) -> None:
     assert whole.wait(again)["state_name"] == "Completed"
     assert whole.run(again)["run_count"] == 2
     assert whole.wait(slow)["state_name"] == "TimedOut"
+
+
+def test_an_end_that_a_late_state_covers_is_said_again(whole: Stack) -> None:
+    """As when a server carries out a Running that was lost on its way after the run has completed."""
+    run = whole.start(whole.deploy("page.py:page", "covered"))
+    assert whole.wait(run)["state_name"] == "Completed"
+    late = whole.api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "RUNNING", "name": "Running"}})
+    assert late.json()["status"] == "ACCEPT"
+    assert whole.wait(run, timeout_s=60)["state_name"] == "Completed"
+    assert whole.states(run)[-3:] == ["Completed", "Running", "Completed"]

@@ -35,6 +35,13 @@ def polled(prefect_api: str) -> Iterator[tuple[Stack, Front]]:
     yield from made(Front(prefect_api.removesuffix("/api"), websockets=False), "polled", {})
 
 
+@pytest.fixture(scope="module")
+def slow(prefect_api: str) -> Iterator[tuple[Stack, Front]]:
+    """Behind a proxy that carries out every run's first Running late, and a relay that holds no call for so long."""
+    front = Front(prefect_api.removesuffix("/api"), slow_s=8.0)
+    yield from made(front, "slow", {"FLOWGROUP_RELAY_HOLD_S": "2"})
+
+
 def test_runs_complete_behind_clouds_paths_a_key_and_rate_limits(cloud: tuple[Stack, Front]) -> None:
     whole, front = cloud
     plain = whole.deploy("lab.py:lab", "cloud", env={"PREFECT_API_KEY": "pnu_of-the-test"})
@@ -71,3 +78,15 @@ def test_a_deployments_limit_holds_and_blocks_nobody_else(whole: Stack, plain: s
     ended = next(state for state in whole.history(first) if state["type"] == "COMPLETED")["timestamp"]
     began = next(state for state in whole.history(second) if state["type"] == "RUNNING")["timestamp"]
     assert began >= ended
+
+
+def test_a_running_that_is_carried_out_late_is_not_sent_again_and_lands_on_nothing(slow: tuple[Stack, Front]) -> None:
+    whole, front = slow
+    run = whole.start(
+        whole.deploy("page.py:page", "slow")
+    )  # its result is not persisted, so the server takes a late Running
+    assert whole.wait(run)["state_name"] == "Completed"
+    wait_for(lambda: front.landed, "the first Running is carried out")
+    assert whole.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert whole.run(run)["state_name"] == "Completed"
+    assert whole.run(run)["run_count"] == 1

@@ -172,4 +172,5 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(
                 socket.transport.abort()
         await asyncio.sleep(0.2)
         assert (await on.child.get("/api/health")).status_code == 200
-    assert caplog.text == ""
+    # asyncio itself says it when several frames were on their way to a socket that has gone.
+    assert [entry.message for entry in caplog.records if entry.message != "socket.send() raised exception."] == []

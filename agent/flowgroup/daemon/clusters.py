@@ -25,6 +25,7 @@ from flowgroup.model.spec import ClusterSpec
 _LOOK_EVERY_S = 1.0
 _BOOTS_REMEMBERED = 5
 _HALF_MADE_TIMEOUT_S = 10.0
+_WHY_TIMEOUT_S = 5.0
 
 
 class Backend(Protocol):
@@ -51,6 +52,10 @@ class Backend(Protocol):
 
     async def look(self, name: ClusterName) -> str | None:
         """None while its processes live; else why they do not: cause and remedy. Cheap: it is asked every second."""
+        ...
+
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        """What a cluster that lives and is not ready waits for, None if that is not known. Not for every second."""
         ...
 
 
@@ -117,6 +122,14 @@ class Clusters:
         if self.secret_of(name) is None:
             return "the cluster is not there any more"
         return await self._backend.look(name)
+
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        """What a cluster that is not ready waits for, for a run's message; None if that is not known or not known soon."""
+        try:
+            async with asyncio.timeout(_WHY_TIMEOUT_S):
+                return await self._backend.why_waiting(name) if self.secret_of(name) is not None else None
+        except TimeoutError:
+            return None
 
     # Who needs it
 
@@ -240,7 +253,7 @@ class Clusters:
                 return
             if view.is_connected and status and status.trouble:
                 raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}")
-            if not view.is_connected and (reason := await self._backend.look(found.name)):
+            if reason := await self._backend.look(found.name):  # its driver may be there without a scheduler
                 raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):

@@ -58,6 +58,7 @@ class Clusters(Protocol):
     def lease(
         self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None
     ) -> AbstractContextManager[None]: ...
+    async def why_waiting(self, name: ClusterName) -> str | None: ...
 
 
 class Sender(Protocol):
@@ -193,9 +194,10 @@ class Journeys:
                 sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
+            trouble = await self.clusters.why_waiting(plan.spec.name) or trouble
             raise Transient(
                 f"The run could not be started within {self.cluster_timeout_s:.0f} s "
-                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {trouble}."
+                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {trouble.rstrip('.')}."
             ) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):

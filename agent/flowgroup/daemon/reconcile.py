@@ -18,7 +18,7 @@ from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by
 from flowgroup.model.orders import Attempt
-from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome, SentRun
+from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Outcome, SentRun
 from flowgroup.model.states import SeenRun, StateType
 
 _EVERY_S = 30.0
@@ -31,6 +31,7 @@ class Api(Protocol):
     async def runs_named(self, *names: str) -> list[SeenRun]: ...
     async def read(self, run_id: RunId) -> SeenRun | None: ...
     async def last_claim(self, run_id: RunId) -> AttemptId | None: ...
+    async def end_of(self, run_id: RunId) -> Ended | None: ...
 
 
 class Clusters(Protocol):
@@ -134,7 +135,8 @@ class Reconcile:
             return
         log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
         await self.attempts.close(attempt)
-        await self.teller.tell(run.id, attempt, verdict(run))
+        end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
+        await self.teller.tell(run.id, attempt, end or verdict(run))
 
     async def _may_live(self, attempt: AttemptId) -> bool:
         """Whether the attempt is on a cluster whose processes live, though its driver says nothing."""

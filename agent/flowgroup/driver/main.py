@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.driver import oskit, scheduler, start_script
+from flowgroup.driver import oskit, scheduler, start_script, versions
 from flowgroup.driver.brief import shared_environment
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
@@ -20,8 +20,8 @@ from flowgroup.driver.line import Line
 from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.driver.templates import Templates
-from flowgroup.edge import forward
-from flowgroup.errors import FlowgroupError
+from flowgroup.edge import forward, tls
+from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
@@ -34,6 +34,7 @@ from flowgroup.settings import (
 )
 
 _log = log.get()
+_MARGIN_S = 2.0  # an answer that the relay has must not be missed
 # How long a scheduler may take no connections before it counts as gone: a network has hiccups, one host has none.
 _ON_THIS_HOST_S = 0.5
 _ON_ANOTHER_HOST_S = 10.0
@@ -42,9 +43,9 @@ _ON_ANOTHER_HOST_S = 10.0
 @dataclass(frozen=True)
 class Place:
     """
-    Where a driver finds what belongs to its cluster.
+    Where a driver finds what belongs to its cluster, and what it says hello with.
 
-    `secret` is a file. `scheduler` is the Dask scheduler's address; None: it is in the file that it writes.
+    `scheduler` is the Dask scheduler's address; None: it is in the file that it writes.
     """
 
     cluster: ClusterName
@@ -53,7 +54,7 @@ class Place:
     daemon: Endpoint
     relay: Endpoint
     storage: Path
-    secret: Path
+    secret: str = field(repr=False)
     scheduler: str | None = None
 
 
@@ -92,7 +93,13 @@ class Stand:
 
 
 async def run(settings: Settings, place: Place) -> None:
-    """The desk, until the daemon says Shutdown or a signal comes. All children end with it."""
+    """
+    The desk, until the daemon says Shutdown or a signal comes. All children end with it.
+
+    Raises Refused when what it needs in order to dial the daemon cannot be read: nobody else can be told then.
+    """
+    for needed in (place.daemon, place.relay):
+        tls.checked(needed)
     oskit.adopt_orphans()
     stand = Stand()
     loop = asyncio.get_running_loop()
@@ -100,7 +107,7 @@ async def run(settings: Settings, place: Place) -> None:
         loop.add_signal_handler(number, stand.over.set)
     hello = Hello(
         cluster=place.cluster,
-        secret=place.secret.read_text().strip(),
+        secret=place.secret,
         python=".".join(platform.python_version_tuple()[:2]),
         prefect=version("prefect"),
         pid=os.getpid(),
@@ -122,12 +129,14 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
         async with AsyncExitStack() as stack:
             await start_script.run(place.spec.start_script, place.folder, env)
             api_url = await stack.enter_async_context(
-                serving(place.relay, hold_s=settings.relay.hold_s, limit_bytes=settings.relay.max_body_bytes)
+                serving(
+                    place.relay, hold_s=settings.relay.hold_s + _MARGIN_S, limit_bytes=settings.relay.max_body_bytes
+                )
             )
             shared = shared_environment(api_url, str(place.storage))
             forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
             outbox = Outbox(await stack.enter_async_context(forward.client(at=place.relay)), place.relay)
-            address = await _scheduler(place) if place.spec.has_workers else None
+            address = await _scheduler(place, forks) if place.spec.has_workers else None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stand.desk = Desk(
                 forks=forks,
@@ -155,11 +164,22 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
         stand.fail(str(exc))
 
 
-async def _scheduler(place: Place) -> str:
-    """The scheduler's address, once it answers there."""
+async def _scheduler(place: Place, forks: Forks | Spawns) -> str:
+    """
+    The scheduler's address, once it answers there. On another host its image may be another one: raises Permanent when
+    what is exchanged differs in its version.
+    """
     if place.scheduler is None:
         return await scheduler.written(place.folder / "scheduler.json")
     await scheduler.answering(place.scheduler)
+    listening = asyncio.create_task(forks.listen(), name="listen")
+    try:
+        difference = await versions.difference(forks, place.scheduler, place.folder)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    if difference:
+        raise Permanent(difference)
     return place.scheduler
 
 
@@ -188,5 +208,5 @@ def zygote_main(fd: int) -> None:
         from flowgroup.driver import child, engine, preload, settle
     engine.check()
     preload.preload()
-    run = sampled(child.run, profile_folder())
+    run = versions.or_asked(sampled(child.run, profile_folder()))
     serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run, settle.take_on))

@@ -32,6 +32,14 @@ def read_text(path: Path) -> str | None:
         raise Refused(f"cannot read {path}: {exc}") from exc
 
 
+def needed_text(path: Path, named: str) -> str:
+    """The file's text. Raises Refused, with the option or variable that names it, when there is none."""
+    text = read_text(path)
+    if not text:
+        raise Refused(f"{path} ({named}) is {'empty' if text == '' else 'not there'}")
+    return text
+
+
 def control_key(settings: RelaySettings) -> str:
     """
     What the daemon shows to a relay that it did not start itself: the text of the file that the settings name.
@@ -44,7 +52,7 @@ def control_key(settings: RelaySettings) -> str:
             f"FLOWGROUP_RELAY_CONTROL_KEY_FILE is not set: a file with {KEY_CHARS_MIN} or more secret characters, the "
             "same for the daemon and the relay"
         )
-    key = (read_text(path) or "").strip()
+    key = needed_text(path, "FLOWGROUP_RELAY_CONTROL_KEY_FILE").strip()
     if len(key) < KEY_CHARS_MIN or not key.isascii() or not key.isprintable() or " " in key:
         raise Refused(
             f"{path} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) wants {KEY_CHARS_MIN} or more letters, digits and signs of ASCII"

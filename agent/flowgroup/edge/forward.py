@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from flowgroup.edge import tls
+from flowgroup.edge.lines import notices_silence
 from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
 
@@ -70,7 +71,9 @@ def transport(at: Endpoint) -> httpx.AsyncHTTPTransport:
     """To a room of ours, over its Unix socket or TLS. Raises Refused when the authorities' file cannot be read."""
     if at.socket:  # nothing is verified there, and the certificates for it would take 7 MB
         return httpx.AsyncHTTPTransport(uds=str(at.socket), limits=_limits(KEEPALIVE_S), verify=False)
-    return httpx.AsyncHTTPTransport(verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S))
+    return httpx.AsyncHTTPTransport(
+        verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S), socket_options=notices_silence()
+    )
 
 
 def _limits(keepalive_s: float) -> httpx.Limits:
@@ -134,6 +137,11 @@ async def read_small(response: httpx.Response) -> bytes | None:
     length = "0" if response.status_code in _NO_BODY else response.headers.get("content-length", "")
     if not length.isdigit() or int(length) > _READ_WHOLE_BYTES:
         return None
+    return await read_whole(response)
+
+
+async def read_whole(response: httpx.Response) -> bytes:
+    """The answer's raw body, whatever it says of its size. Raises Transient."""
     try:
         return b"".join([chunk async for chunk in response.aiter_raw()])
     except httpx.HTTPError as exc:
@@ -207,6 +215,12 @@ def build(method: str, url: httpx.URL, headers: HeaderList, body: bytes, *, hold
     """A request with these headers and no others but Host and Content-Length."""
     timeout = httpx.Timeout(hold_s).as_dict()
     return httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": timeout})
+
+
+def awaiting(request: httpx.Request, read_s: float) -> httpx.Request:
+    """The same request, whose answer is waited for so long; every other step as before."""
+    request.extensions["timeout"]["read"] = read_s
+    return request
 
 
 def away(reason: str, *, retry_after_s: float | None = None) -> Response:

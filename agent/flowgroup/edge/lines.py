@@ -210,9 +210,13 @@ class Strangers:
         task.cancel()
 
 
+def notices_silence() -> list[tuple[int, int, int]]:
+    """A connection's options with which the kernel notices a peer that has gone without a word."""
+    there = [(getattr(socket, name, None), value) for name, value in _PROBES.items()]  # not every system has them all
+    probes = [(socket.IPPROTO_TCP, option, value) for option, value in there if option is not None]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *probes]
+
+
 def _notice_silence(connection: socket.socket) -> None:
-    """Have the kernel see to it that a peer which has gone without a word is noticed."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _PROBES.items():
-        if option := getattr(socket, name, None):  # not every system has them all
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    for option in notices_silence():
+        connection.setsockopt(*option)

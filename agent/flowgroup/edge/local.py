@@ -98,6 +98,10 @@ class Local:
         dead = [role for role, process in processes.items() if role.startswith("worker") and not is_alive(process)]
         return self._start_again(name, dead) if dead else None
 
+    async def why_waiting(self, name: ClusterName) -> str | None:
+        """Processes wait for nothing that could be said."""
+        return None
+
     @property
     def listen(self) -> Listen:
         return self.folder / "daemon.sock"

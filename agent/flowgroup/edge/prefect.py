@@ -30,7 +30,7 @@ from flowgroup.edge.shapes import (
 from flowgroup.edge.wire import Conflict, NotFound, Wire, connected
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, RunId
-from flowgroup.model.runs import ClaimedRun, DueRun, NotClaimed
+from flowgroup.model.runs import ClaimedRun, DueRun, Ended, NotClaimed
 from flowgroup.model.states import RunState, Saying, SeenRun, StateType
 from flowgroup.model.variables import POOL_TYPE, base_job_template
 from flowgroup.settings import PrefectSettings
@@ -130,9 +130,11 @@ class Prefect(Remembered):
         """
         state: dict[str, Any] = {
             "type": saying.type,
-            "name": saying.type.capitalize(),
+            "name": saying.name or saying.type.capitalize(),
             "message": sayable(saying.message),
         }
+        if saying.data is not None:
+            state["data"] = saying.data
         if saying.type == "SCHEDULED":
             moment = datetime.now(UTC) + timedelta(seconds=saying.after_s)
             state["state_details"] = {"scheduled_time": moment.isoformat()}
@@ -149,11 +151,23 @@ class Prefect(Remembered):
 
     async def last_claim(self, run_id: RunId) -> AttemptId | None:
         """The attempt of the run's latest claim, ours or another agent's; None if it was never claimed by name."""
-        answer = await self._wire.call("GET", "/flow_run_states/", flow_run_id=run_id)
-        history = [state for state in many(State, answer, f"the states of run {run_id}") if state.type == "PENDING"]
-        history.sort(key=lambda state: state.timestamp.timestamp() if state.timestamp else 0.0)
-        claims = [state.ours().attempt for state in history if state.name == "Pending"]
+        claims = [state.ours().attempt for state in await self._history(run_id) if _is_claim(state)]
         return claims[-1] if claims else None
+
+    async def end_of(self, run_id: RunId) -> Ended | None:
+        """
+        The final state that the run has had since it was claimed last, if any: also when another one stands over it.
+
+        A claim that was carried out twice is one claim.
+        """
+        end: Ended | None = None
+        claim = None
+        for state in await self._history(run_id):
+            if _is_claim(state) and state.state_details.transition_id != claim:
+                end, claim = None, state.state_details.transition_id
+            elif state.type in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
+                end = Ended(state.type, state.name, state.message or "", state.data)
+        return end
 
     async def runs_in(self, *types: StateType) -> list[SeenRun]:
         """Every run of the pool that is in one of these states."""
@@ -192,6 +206,12 @@ class Prefect(Remembered):
         await self._wire.call("POST", "/logs/", [line])
 
     # Inside
+
+    async def _history(self, run_id: RunId) -> list[State]:
+        """The run's states, oldest first."""
+        answer = await self._wire.call("GET", "/flow_run_states/", flow_run_id=run_id)
+        history = many(State, answer, f"the states of run {run_id}")
+        return sorted(history, key=lambda state: state.timestamp.timestamp() if state.timestamp else 0.0)
 
     async def _set_state(self, run_id: RunId, state: dict[str, Any]) -> SetStateAnswer:
         body = {"state": state, "force": False}
@@ -236,6 +256,10 @@ def sayable(text: str) -> str:
     """Text that every server can store: no NUL, which Postgres refuses, no lone surrogate, and not without end."""
     clean = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     return clean if len(clean) <= _SAYABLE_CHARS else clean[: _SAYABLE_CHARS - 1] + "…"
+
+
+def _is_claim(state: State) -> bool:
+    return state.type == "PENDING" and state.name == "Pending"
 
 
 def _claim_of(due: DueRun, attempt: AttemptId, answer: SetStateAnswer) -> ClaimedRun | NotClaimed:

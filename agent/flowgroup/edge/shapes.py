@@ -38,6 +38,7 @@ class State(Shape):
     message: str | None = None
     timestamp: datetime | None = None
     state_details: Details = Details()
+    data: Any = None
 
     def ours(self) -> RunState:
         return RunState(

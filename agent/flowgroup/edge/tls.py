@@ -82,6 +82,12 @@ def _trusting(ca: Path | None) -> ssl.SSLContext:
     return made
 
 
+def checked(at: Endpoint) -> None:
+    """Raises Refused when the authorities for this address cannot be read."""
+    if at.socket is None:
+        trusting(at.ca)
+
+
 def showing(cert: Path, key: Path) -> ssl.SSLContext:
     """For listening: `cert` (the chain) and `key` are PEM files. Raises Refused when they cannot be used."""
     return _following(ssl.PROTOCOL_TLS_SERVER, lambda: _showing(cert, key), (cert, key))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, FlowId, RunId, Token
 from flowgroup.model.spec import ClusterSpec
@@ -132,4 +132,17 @@ class GivenBack:
     after_s: float = 0.0
 
 
-Outcome = Reported | Crashed | Cancelled | GivenBack
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """
+    The engine had told how the run ended, before a state that was long on its way was carried out over it. All as the
+    API has it in the run's history.
+    """
+
+    type: Literal["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
+    name: str
+    message: str
+    data: Any = field(default=None, repr=False)
+
+
+Outcome = Reported | Crashed | Cancelled | GivenBack | Ended

@@ -1,10 +1,10 @@
 """What Prefect's API says about a run's state, and what we may say over it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from flowgroup.model.ids import AttemptId, DeploymentId, RunId
-from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome
+from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Outcome
 
 StateType = Literal[
     "SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED", "PAUSED", "CANCELLING"
@@ -51,11 +51,13 @@ class SeenRun:
 
 @dataclass(frozen=True, slots=True)
 class Saying:
-    """A state that the daemon proposes for a run."""
+    """A state that the daemon proposes for a run. `data`: what the engine said of the result, if it said this state."""
 
-    type: Literal["SCHEDULED", "CANCELLED", "CRASHED"]
+    type: StateType
     message: str
     after_s: float = 0.0
+    name: str | None = None
+    data: Any = field(default=None, repr=False)
 
 
 def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
@@ -67,16 +69,19 @@ def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
     """
     if seen.state.is_terminal or _left_behind(seen):
         return None
+    saying = None
     match outcome:
+        case Ended(type=type_, name=name, message=message, data=data):
+            saying = Saying(type_, message, name=name, data=data)
         case Cancelled(reason=reason):
-            return Saying("CANCELLED", reason)
+            saying = Saying("CANCELLED", reason)
         case Crashed(reason=reason) | GivenBack(reason=reason) if seen.state.type == "CANCELLING":
-            return Saying("CANCELLED", f"Cancelled; its process had ended already: {reason}")
+            saying = Saying("CANCELLED", f"Cancelled; its process had ended already: {reason}")
         case GivenBack(reason=reason, after_s=after_s) if seen.state.type == "PENDING":
-            return Saying("SCHEDULED", reason, after_s)
+            saying = Saying("SCHEDULED", reason, after_s)
         case Crashed(reason=reason) | GivenBack(reason=reason):
-            return Saying("CRASHED", reason)
-    return None
+            saying = Saying("CRASHED", reason)
+    return saying
 
 
 def _left_behind(seen: SeenRun) -> bool:

@@ -1,6 +1,7 @@
 """A child's call on its way to the API: who calls, may it pass, what came back."""
 
 import asyncio
+import hashlib
 import itertools
 import json
 import time
@@ -16,6 +17,7 @@ from flowgroup.errors import Transient
 from flowgroup.relay import door, named, paths, rules
 from flowgroup.relay.outage import Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
+from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Answer, Pending
 from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
 from flowgroup.relay.tokens import Attempts, OpenAttempt
 from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
@@ -27,16 +29,22 @@ _SERVER_ERROR = 500
 _UNAVAILABLE = 503
 _CREDENTIALS = (401, 403)
 _LOCKED_S = 2.0
+_LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A call that may pass, ready to be sent."""
+    """A call that may pass, ready to be sent. `until`: the moment (monotonic) up to which its caller is held."""
 
     attempt: OpenAttempt
     allow: Allow
     body: bytes
+    until: float
+
+    @property
+    def left_s(self) -> float:
+        return max(_LEAST_WAIT_S, self.until - time.monotonic())
 
 
 class Proxy:
@@ -48,6 +56,7 @@ class Proxy:
         self._owners = owners
         self._settings = settings
         self._patience = Patience()
+        self._pending = Pending()
         self._quiet_until: dict[int, float] = {}
 
     async def handle(self, request: Request) -> Response:
@@ -65,6 +74,7 @@ class Proxy:
 
     async def _judged(self, request: Request, attempt: OpenAttempt) -> Passed | Response:
         """What the list says. Raises BodyRefused, and Transient when the API has to be asked and is away."""
+        until = time.monotonic() + self._settings.hold_s
         try:
             parts = paths.segments(request.scope["raw_path"].removeprefix(PREFIX))
         except paths.BadPath as exc:
@@ -77,36 +87,24 @@ class Proxy:
             parsed = named.parse(body) if found and found[0].reads_body else None
         except named.Malformed as exc:
             return _refused(attempt, request, str(exc), status=400)
-        return await self._ruled(request, attempt, rules.decide(found, parts, parsed, attempt.belongings.cover), body)
+        ruled = await self._ruled(request, attempt, rules.decide(found, parts, parsed, attempt.belongings.cover))
+        return ruled if isinstance(ruled, Response) else Passed(attempt, ruled, body, until)
 
-    async def _ruled(
-        self, request: Request, attempt: OpenAttempt, ruling: rules.Ruling, body: bytes
-    ) -> Passed | Response:
+    async def _ruled(self, request: Request, attempt: OpenAttempt, ruling: rules.Ruling) -> Allow | Response:
         match ruling:
             case Refuse(reason):
                 return _refused(attempt, request, reason)
             case Allow():
-                return Passed(attempt, ruling, body)
+                return ruling
             case NeedsOwner():
                 foreign = await self._owners.first_foreign(attempt, ruling.named)
                 if foreign is None:
-                    return Passed(attempt, ruling.allow, body)
+                    return ruling.allow
                 return _refused(attempt, request, f"{foreign.kind} {foreign.id} does not belong to this run")
 
     async def _sent(self, request: Request, passed: Passed) -> Response:
         """What the API made of it, as the child is told. Raises Transient when the child is to wait."""
-        headers = request.headers.raw
-        if passed.allow.makes:  # its answer is read here, so it must not be compressed
-            headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
-        outgoing = self._upstream.request(
-            request.method,
-            passed.allow.path,
-            query=request.scope["query_string"],
-            headers=headers,
-            body=passed.body,
-            hold_s=self._settings.hold_s,
-        )
-        response, small = await self._answer(outgoing)
+        response, small = await self._exchanged(request, passed)
         if await self._is_outage(passed, request.method, response.status_code, small):
             await response.aclose()
             asked = retry_after_s(response.headers)
@@ -114,12 +112,38 @@ class Proxy:
         _remember(passed, response, small)
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
 
-    async def _answer(self, outgoing: httpx.Request) -> tuple[httpx.Response, bytes | None]:
+    async def _exchanged(self, request: Request, passed: Passed) -> Answer:
+        """What only reads is given up after a while; what changes something is left under way."""
+        if passed.allow.reads:
+            return await self._answer(self._outgoing(request, passed), hold_s=passed.left_s)
+        query = request.scope["query_string"]
+        call = (passed.attempt.id, request.method, passed.allow.path, query, hashlib.sha256(passed.body).digest())
+
+        async def carried_out() -> Answer:
+            outgoing = forward.awaiting(self._outgoing(request, passed), CARRIED_OUT_WITHIN_S)
+            response, small = await self._answer(outgoing, hold_s=CARRIED_OUT_WITHIN_S)
+            return response, small if small is not None else await forward.read_whole(response)
+
+        return await self._pending.answer(call, carried_out, wait_s=passed.left_s)
+
+    def _outgoing(self, request: Request, passed: Passed) -> httpx.Request:
+        headers = request.headers.raw
+        if passed.allow.makes:  # its answer is read here, so it must not be compressed
+            headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
+        return self._upstream.request(
+            request.method,
+            passed.allow.path,
+            query=request.scope["query_string"],
+            headers=headers,
+            body=passed.body,
+            hold_s=self._settings.hold_s,
+        )
+
+    async def _answer(self, outgoing: httpx.Request, *, hold_s: float) -> Answer:
         """
         The API's answer. A Prefect server over SQLite says 503 whenever its database is locked, without
         having done anything: that is asked again here at once, for a child would wait for seconds.
         """
-        hold_s = self._settings.hold_s
         until = time.monotonic() + min(_LOCKED_S, hold_s)
         for tries in itertools.count(1):
             response, small = await forward.exchange(self._upstream.client, outgoing, hold_s=hold_s)
@@ -141,7 +165,7 @@ class Proxy:
         self._tell(status, passed.allow.route)
         if verdict is Verdict.WAIT:
             return True
-        return not (self._patience.is_over(*call) and await self._answers_at_all())
+        return not (self._patience.is_over(*call) and await self._answers_at_all(passed.left_s))
 
     def _tell(self, status: int, route: str) -> None:
         """Log, for the operator: each status once a minute."""
@@ -152,8 +176,7 @@ class Proxy:
         remedy = "check the API key or auth string" if status in _CREDENTIALS else "runs wait until it is well again"
         log.get().error("api_in_trouble", status=status, route=route, remedy=remedy)
 
-    async def _answers_at_all(self) -> bool:
-        hold_s = self._settings.hold_s
+    async def _answers_at_all(self, hold_s: float) -> bool:
         probe = self._upstream.request("GET", "/ready", query=b"", headers=[], body=b"", hold_s=hold_s)
         try:
             response, _ = await forward.exchange(self._upstream.client, probe, hold_s=hold_s)

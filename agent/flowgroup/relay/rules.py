@@ -20,12 +20,14 @@ Names = Callable[[Call], Iterable[Named]]
 @dataclass(frozen=True, slots=True)
 class Allow:
     """
-    It may pass, to `path`. `route` is its template, for metrics and logs; `makes`: what its answer's `id` is.
+    It may pass, to `path`. `route` is its template, for metrics and logs; `makes`: what its answer's `id` is;
+    `reads`: it changes nothing, so that it may be given up and sent again.
     """
 
     route: str
     path: str
     makes: Kind | None = None
+    reads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,20 @@ class Rule:
     names: Names = named.nothing
     makes: Kind | None = None
     reads_body: bool = False
+    reads: bool = False
 
 
 def _reads(*templates: str) -> Iterator[Rule]:
     """`GET /x` or `POST /x/filter`: reading what the workspace has, but for other runs' logs and inputs."""
     for template in templates:
         method, path = template.split()
-        yield Rule(method, path)
+        yield Rule(method, path, reads=True)
 
 
-def _body(method: str, template: str, names: Names = named.nothing, *, makes: Kind | None = None) -> Rule:
-    return Rule(method, template, names, makes, reads_body=True)
+def _body(
+    method: str, template: str, names: Names = named.nothing, *, makes: Kind | None = None, reads: bool = False
+) -> Rule:
+    return Rule(method, template, names, makes, reads_body=True, reads=reads)
 
 
 RULES: tuple[Rule, ...] = (
@@ -81,13 +86,13 @@ RULES: tuple[Rule, ...] = (
     Rule("PATCH", "/flow_runs/{id}/labels", named.flow_run_in_path),
     Rule("POST", "/flow_runs/{id}/set_state", named.flow_run_in_path),
     Rule("POST", "/flow_runs/{id}/resume", named.flow_run_in_path),
-    Rule("GET", "/flow_runs/{id}/logs/download", named.flow_run_in_path),
+    Rule("GET", "/flow_runs/{id}/logs/download", named.flow_run_in_path, reads=True),
     _body("POST", "/flow_runs/", named.parent_in_body, makes=Kind.FLOW_RUN),
     _body("POST", "/deployments/{id}/create_flow_run", named.parent_in_body, makes=Kind.FLOW_RUN),
     # Inputs: anyone's run may be sent one, as Prefect's send_input does; only one's own are read and deleted.
     Rule("POST", "/flow_runs/{id}/input"),
-    Rule("POST", "/flow_runs/{id}/input/filter", named.flow_run_in_path),
-    Rule("GET", "/flow_runs/{id}/input/{name}", named.flow_run_in_path),
+    Rule("POST", "/flow_runs/{id}/input/filter", named.flow_run_in_path, reads=True),
+    Rule("GET", "/flow_runs/{id}/input/{name}", named.flow_run_in_path, reads=True),
     Rule("DELETE", "/flow_runs/{id}/input/{name}", named.flow_run_in_path),
     # Task runs.
     *_reads("GET /task_runs/{id}", "POST /task_runs/filter", "POST /task_runs/count", "POST /task_runs/paginate"),
@@ -97,7 +102,7 @@ RULES: tuple[Rule, ...] = (
     Rule("POST", "/task_runs/{id}/set_state", named.task_run_in_path),
     # Logs, events, artifacts.
     _body("POST", "/logs/", named.log_records),
-    _body("POST", "/logs/filter", named.logs_asked_for),
+    _body("POST", "/logs/filter", named.logs_asked_for, reads=True),
     _body("POST", "/events", named.events),
     *_reads("POST /events/filter", "GET /events/filter/next", "POST /events/count-by/{name}"),
     _body("POST", "/artifacts/", named.whose_artifact, makes=Kind.ARTIFACT),
@@ -179,7 +184,7 @@ def decide(
     if found is None:
         return Refuse(_WHY.get(parts[0] if parts else "", "this call is not one that a flow run makes"))
     rule, ids = found
-    allow = Allow(rule.template, encoded(parts, slash_at_end=rule.template.endswith("/")), rule.makes)
+    allow = Allow(rule.template, encoded(parts, slash_at_end=rule.template.endswith("/")), rule.makes, rule.reads)
     try:
         unknown = {one: None for one in rule.names(Call(ids, body)) if not covers(one)}
     except Malformed as exc:

@@ -15,23 +15,23 @@ from flowgroup.dev.bench.sides import Bench, Side
 from flowgroup.errors import FlowgroupError
 
 
-def measured(bench: Bench, side: Side, cases: Sequence[Case], deadline: float, say: Callable[[str], None]) -> list[Row]:
+def measured(
+    bench: Bench, side: Side, cases: Sequence[Case], deadline: float, say: Callable[[str], None]
+) -> Iterator[Row]:
     """One case after the other; those that have not begun at the deadline (a monotonic moment) are left out, and said."""
-    rows: list[Row] = []
     with side.up:
         for case in cases:
             if side.folder is None and case in OURS_ONLY:
                 continue
             name = case.__name__
             if time.monotonic() > deadline:
-                rows.append(row(side.name, name, None, trouble="not measured: the benchmark's time was over"))
+                yield row(side.name, name, None, trouble="not measured: the benchmark's time was over")
                 continue
             say(f"{side.name}: {name}")
             about, size = _about(), bench.log_size()
             found = list(_rows(bench, side, case))
             locked = access.locked(bench.logged(size)) > 0
-            rows += [{**about, **one, "database_locked": locked} for one in found]
-    return rows
+            yield from ({**about, **one, "database_locked": locked} for one in found)
 
 
 def _rows(bench: Bench, side: Side, case: Case) -> Iterator[Row]:
