@@ -51,6 +51,7 @@ def _run_driver(args: argparse.Namespace) -> int:
     settings = Settings.read()
     log.configure(room="driver", level=settings.daemon.log_level)
     folder: Path = args.folder
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # in a pod nobody has made it
     place = Place(
         cluster=ClusterName(args.cluster),
         spec=ClusterSpec.model_validate_json(needed_text(args.spec or folder / "spec.json", "--spec")),

@@ -6,6 +6,10 @@ from flowgroup.model.variables import WorkerGroup
 SHORT_LOGS = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "50"}
 # What tasks log goes to the API; a second copy would fill the disk.
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
+# Whether it is there is asked twice a second by dialling it, and it would say each time that nobody spoke.
+QUIET_DIALS = {
+    "DASK_LOGGING": "{'distributed': 'info', 'distributed.client': 'warning', 'distributed.comm.tcp': 'warning'}"
+}
 # A worker's way to Prefect's API.
 WORKER_PRELOAD = ("--preload", "flowgroup.driver.bridge")
 

@@ -26,10 +26,18 @@ def kubeconfig() -> str:
         return said
     if not _SHARED.exists():
         pytest.skip("no Kubernetes: KUBECONFIG is not set, and there is no ../shared/cluster")
+    there = subprocess.run([str(_SHARED), "kubeconfig"], capture_output=True, text=True, check=False).stdout.strip()
+    if _answers(there):  # to bring up one that is up makes its kube-proxy end, for its configuration is written anew
+        return there
     made = subprocess.run([str(_SHARED), "up"], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"../shared/cluster does not start: {made.stderr[-300:]}")
     return made.stdout.split()[-1]
+
+
+def _answers(config: str) -> bool:
+    asked = ["kubectl", "--kubeconfig", config, "get", "--raw", "/readyz", "--request-timeout=5s"]
+    return bool(config) and subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 class Kubectl:
@@ -99,14 +107,23 @@ def _until_served(kubectl: Kubectl, plural: str) -> None:
 
 
 class Operator:
-    """The Dask operator for one namespace, from its own package. It can be ended and started again."""
+    """
+    The Dask operator for one namespace, from its own package. It can be ended and started again.
+
+    Where one serves the whole cluster already there is no other (`is_foreign`): two would make everything twice.
+    """
 
     def __init__(self, kubectl: Kubectl, log: Path) -> None:
+        there = kubectl.json("get", "pods", "-A", "-l", "app.kubernetes.io/name=dask-kubernetes-operator")["items"]
+        told = [" ".join(pod["spec"]["containers"][0].get("args") or ()) for pod in there]
+        self.is_foreign = any("--namespace" not in arguments for arguments in told)
         self._kubectl = kubectl
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self.is_foreign:
+            return
         module = ["-m", "kopf", "run", "-m", "dask_kubernetes.operator.controller", "--standalone"]
         before = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:

@@ -42,7 +42,7 @@ def backend_on(api: FakeKubernetes, *, pool: str = "a pool", key: str = "key", *
     settings = KubernetesSettings(
         image="runtime", daemon_address="tls://d.ns.svc:8443", relay_address="https://r.ns.svc:4280", **more
     )
-    access = Access("https://k8s", ssl.create_default_context(), "jobs", lambda: "token")
+    access = Access("https://k8s", ssl.create_default_context(), "jobs", lambda: "token", lambda: "token")
     return Kubernetes(Client(access, transport=api.transport), Ground(pool, "jobs", settings), key)
 
 
@@ -353,7 +353,7 @@ async def test_what_kubernetes_refuses_is_said_with_what_to_change(
     if answer is None:
         api.forbid("create", "pods")
     else:
-        api.fail["create", plural] = [answer]
+        api.fail["create", plural] = [answer] * 2
     with pytest.raises(error, match=said):
         await backend.create(SPEC)
 

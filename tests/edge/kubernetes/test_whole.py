@@ -1,5 +1,6 @@
 """Flows on a real Kubernetes, through all that is ours: daemon and relay on this machine, drivers and workers in pods."""
 
+import ast
 import contextlib
 import json
 import os
@@ -7,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,49 @@ HERE = os.environ.get("FLOWGROUP_E2E_HOST", "198.19.255.1")  # this machine, as 
 SIZES = {"small": {"cpu": "100m", "memory": "400Mi"}, "nowhere": {"nodeSelector": {"pool": "nowhere"}}}
 
 
+CLUSTER_TIMEOUT_S = 60
+
+
+@dataclass
+class Daemon:
+    """`flowgroup start`, which may be killed and started again."""
+
+    pool: str
+    env: dict[str, str]
+    home: Path
+    _running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "flowgroup", "start", "--pool", self.pool]
+        ready = self.home / self.pool / "daemon.json"
+        ready.unlink(missing_ok=True)
+        self._running.enter_context(running(command, self.env, self.home / "daemon.log", ready.exists))
+
+    def stop(self) -> None:
+        self._running.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+
 @dataclass
 class World:
     stack: Stack
     kubectl: Kubectl
     store: dict[str, str]
+    daemon: Daemon
+    relay_port: int
 
     def deploy(self, flow: str, name: str, *more: str) -> str:
         return self.stack.deploy(flow, name, *more, store="s3://flowgroup/team", env=self.store)
+
+    def start(self, deployment: str, variables: dict[str, Any], **parameters: Any) -> str:
+        """A run with job variables of its own."""
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "job_variables": variables}
+        answer = self.stack.api.post(f"/deployments/{deployment}/create_flow_run", json=body)
+        assert answer.is_success, answer.text
+        return str(answer.json()["id"])
 
     def run(self, deployment: str, **parameters: Any) -> str:
         run = self.stack.start(deployment, **parameters)
@@ -72,11 +108,11 @@ def world(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         stack.enter_context(running(relay, env, folder / "relay.log", lambda: _listens(relay_port)))
         home, pool = folder / "home", f"kube-{uuid.uuid4().hex[:6]}"
         home.mkdir()
-        daemon = [sys.executable, "-m", "flowgroup", "start", "--pool", pool]
-        ready = home / pool / "daemon.json"
-        stack.enter_context(running(daemon, env, home / "daemon.log", ready.exists))
+        daemon = Daemon(pool, env, home)
+        stack.callback(daemon.stop)
+        daemon.start()
         api = stack.enter_context(httpx.Client(base_url=prefect_api, timeout=90, transport=Patient()))
-        yield World(Stack(prefect_api, api, home, pool, None), kubectl, store)  # type: ignore[arg-type]
+        yield World(Stack(prefect_api, api, home, pool, None), kubectl, store, daemon, relay_port)  # type: ignore[arg-type]
 
 
 def _environment(url: str, folder: Path, ca: FakeCA) -> dict[str, str]:
@@ -86,6 +122,7 @@ def _environment(url: str, folder: Path, ca: FakeCA) -> dict[str, str]:
         "FLOWGROUP_HOME": str(folder / "home"),
         "FLOWGROUP_BACKEND": "kubernetes",
         "FLOWGROUP_IDLE_TIMEOUT_S": "5",
+        "FLOWGROUP_CLUSTER_TIMEOUT_S": str(CLUSTER_TIMEOUT_S),
         "FLOWGROUP_RELAY_CONTROL_KEY_FILE": str(folder / "control-key"),
         "FLOWGROUP_KUBERNETES_SIZES": str(folder / "sizes.json"),
         "FLOWGROUP_KUBERNETES_CA_FILE": str(ca.file),
@@ -103,15 +140,67 @@ def _listens(port: int) -> bool:
         return probe.connect_ex((HERE, port)) == 0
 
 
-def test_a_flow_and_its_tasks_run_in_pods_and_the_idle_cluster_goes(world: World) -> None:
-    deployment = world.deploy(
-        "lab.py:lab", "whole", "--workers", "1", "--worker-threads", "2", "--idle-timeout-s", "20"
-    )
+@pytest.fixture(scope="module")
+def lab(world: World) -> str:
+    """A deployment with one worker."""
+    return world.deploy("lab.py:lab", "whole", "--workers", "1", "--worker-threads", "2", "--idle-timeout-s", "60")
+
+
+def found(world: World, run: str) -> Any:
+    return ast.literal_eval(world.stack.wait_log(run, "found ")["message"].removeprefix("found "))
+
+
+def test_a_flow_and_its_tasks_run_in_pods_and_again_in_the_same_cluster(world: World, lab: str) -> None:
     began = time.monotonic()
-    first = world.run(deployment, what="dask_itself")
+    first = world.run(lab, what="dask_itself")
     cold_s, began = time.monotonic() - began, time.monotonic()
-    world.run(deployment, what="dask_itself")
+    second = world.run(lab, what="dask_itself")
     print(f"from no cluster: {cold_s:.1f} s, warm: {time.monotonic() - began:.1f} s")
-    world.stack.wait_log(first, "found 42")
+    assert (found(world, first), found(world, second)) == (42, 42)
     assert len(world.kubectl.names("daskclusters")) == 1
-    wait_for(lambda: not world.kubectl.names("daskclusters") and not world.kubectl.names("pods"), "it is idle", 90)
+
+
+def test_a_new_daemon_finds_the_clusters_and_the_runs_of_the_former_one(world: World, lab: str) -> None:
+    before = world.kubectl.names("pods")
+    run = world.stack.start(lab, what="sleeps", with_={"seconds": 8})
+    world.stack.wait(run, "Running", timeout_s=60)
+    world.daemon.restart()
+    assert world.stack.wait(run, timeout_s=90)["state_name"] == "Completed", world.stack.message(run)
+    world.run(lab, what="dask_itself")
+    assert world.kubectl.names("pods") == before
+
+
+def test_only_the_driver_reaches_relay_and_store_and_nobody_another_cluster(world: World, lab: str) -> None:
+    other = world.deploy("runners.py:bare", "other", "--workers", "1", "--idle-timeout-s", "60")
+    world.run(other)
+    services = [name for name in world.kubectl.names("services") if "bare" in name]
+    address = world.kubectl.json("get", services[0])["spec"]["clusterIP"]
+    store = world.store["AWS_ENDPOINT_URL"].removeprefix("http://")
+    asked = [f"{HERE}:{world.relay_port}", store, f"{address}:8786"]
+    run = world.run(lab, what="reaches", with_={"addresses": asked})
+    assert found(world, run) == {"run": [True, True, False], "worker": [False, False, False]}
+
+
+def test_tasks_that_ask_for_a_resource_are_on_the_workers_that_have_it(world: World, lab: str) -> None:
+    groups = [{"name": "gpu", "count": 1, "size": "small", "dask_resources": {"GPU": 1}}]
+    run = world.start(lab, {"worker_groups": groups}, what="on_resources", with_={"resources": {"GPU": 1}})
+    assert world.stack.wait(run, timeout_s=180)["state_name"] == "Completed", world.stack.message(run)
+    names = found(world, run)
+    assert {"-gpu-worker-" in name for name in names["dask"] + names["prefect"]} == {True}, names
+
+
+def test_a_size_that_no_node_has_and_one_that_there_is_not_are_said_in_the_runs_state(world: World, lab: str) -> None:
+    unknown = world.start(lab, {"worker_size": "huge"}, what="dask_itself")
+    assert world.stack.wait(unknown, timeout_s=60)["state_name"] == "Crashed"
+    assert "worker_size is 'huge'" in world.stack.message(unknown)
+    assert "there are: nowhere, small" in world.stack.message(unknown)
+    waits = world.start(lab, {"worker_size": "nowhere"}, what="dask_itself")
+    wait_for(lambda: "cannot be scheduled" in world.stack.message(waits), "it is said", CLUSTER_TIMEOUT_S + 60)
+    assert "node" in world.stack.message(waits)
+    world.stack.cancel(waits)
+
+
+def test_idle_clusters_go_and_leave_nothing(world: World, lab: str) -> None:
+    kinds = ("daskclusters", "pods", "secrets", "networkpolicies", "services", "deployments")
+    wait_for(lambda: not any(map(world.kubectl.names, kinds)), "all idle clusters are gone", 180)
+    assert world.kubectl.names("configmaps") == ["configmap/the-ca"]

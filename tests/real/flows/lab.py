@@ -125,6 +125,47 @@ def dask_itself() -> int:
     return int(get_dask_client().submit(lambda x: helper.Point(x).x + 1, 41).result())
 
 
+@task
+def my_worker() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().name)
+
+
+def on_resources(resources: dict[str, float]) -> dict[str, list[str]]:
+    """Names of the workers that took tasks which ask for resources: Prefect's and Dask's own."""
+    import dask
+    from distributed import get_worker
+
+    from flowgroup import get_dask_client
+
+    with dask.annotate(resources=resources):
+        ours = [my_worker.submit() for _ in range(4)]
+        plain = [get_dask_client().submit(lambda _: str(get_worker().name), n, pure=False) for n in range(4)]
+        return {"prefect": [future.result() for future in ours], "dask": [future.result() for future in plain]}
+
+
+def _is_reached(address: str) -> bool:
+    import socket
+
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def reaches(addresses: list[str]) -> dict[str, list[bool]]:
+    """Which of these addresses can be dialled from the run's process, and from a worker."""
+    from flowgroup import get_dask_client
+
+    mine = [_is_reached(address) for address in addresses]
+    # By value: Dask's own client knows nothing of the run's modules.
+    theirs = [get_dask_client().submit(lambda one: _is_reached(one), address) for address in addresses]
+    return {"run": mine, "worker": [future.result() for future in theirs]}
+
+
 def surroundings() -> dict[str, Any]:
     return {
         "cwd": str(Path.cwd()),

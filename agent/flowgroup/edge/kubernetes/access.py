@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,22 @@ from flowgroup.errors import Refused
 
 _OF_THE_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_GOOD_S = 60.0  # kubelet writes a new one long before the old one ends
+_RENEWED_EVERY_S = 10.0
 _KUBECONFIG_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`url` has no slash at its end. `namespace` is the credentials' own. `token()` gives what to show now, "" for none."""
+    """
+    `url` has no slash at its end. `namespace` is the credentials' own. `token()` gives what to show now, "" for none;
+    `renewed()` the same after it was refused: it may ask a program, and so take a second.
+    """
 
     url: str
     tls: ssl.SSLContext
     namespace: str
     token: Callable[[], str]
+    renewed: Callable[[], str]
 
 
 def access() -> Access:
@@ -53,24 +59,38 @@ def of_the_pod(host: str, port: str, folder: Path) -> Access:
             f"this pod has no service account's token at {folder} ({exc}): set automountServiceAccountToken, or KUBECONFIG"
         ) from exc
     bracketed = f"[{host}]" if ":" in host else host
-    return Access(f"https://{bracketed}:{port}", context, namespace, _Fresh(folder / "token"))
+    token = _Token(lambda: _in_file(folder / "token"), good_s=_TOKEN_GOOD_S)
+    return Access(f"https://{bracketed}:{port}", context, namespace, token.now, token.renewed)
 
 
-class _Fresh:
-    """A token in a file that somebody renews."""
+class _Token:
+    """A token that somebody renews: read again after `good_s` seconds, or when it is refused, but not again and again."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._token = ""
-        self._read_at = 0.0
+    def __init__(self, read: Callable[[], str], *, good_s: float, known: str | None = None) -> None:
+        self._read = read
+        self._good_s = good_s
+        self._token = known or ""
+        self._read_at = -inf if known is None else time.monotonic()
 
-    def __call__(self) -> str:
-        if not self._token or time.monotonic() - self._read_at > _TOKEN_GOOD_S:
-            try:
-                self._token, self._read_at = self._path.read_text().strip(), time.monotonic()
-            except OSError as exc:
-                raise Refused(f"cannot read this pod's token for Kubernetes at {self._path}: {exc}") from exc
+    def now(self) -> str:
+        if time.monotonic() - self._read_at > self._good_s:
+            self._take()
         return self._token
+
+    def renewed(self) -> str:
+        if time.monotonic() - self._read_at > _RENEWED_EVERY_S:
+            self._take()
+        return self._token
+
+    def _take(self) -> None:
+        self._token, self._read_at = self._read(), time.monotonic()
+
+
+def _in_file(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as exc:
+        raise Refused(f"cannot read this pod's token for Kubernetes at {path}: {exc}") from exc
 
 
 def _from_kubeconfig() -> Access:
@@ -82,8 +102,8 @@ def _from_kubeconfig() -> Access:
     if found["cert"]:
         with _file(found["cert"] + "\n" + found["key"]) as path:
             context.load_cert_chain(path)
-    token = str(found["token"])
-    return Access(str(found["url"]).rstrip("/"), context, str(found["namespace"]), lambda: token)
+    token = _Token(lambda: str(_read()["token"]), good_s=inf, known=str(found["token"]))
+    return Access(str(found["url"]).rstrip("/"), context, str(found["namespace"]), token.now, token.renewed)
 
 
 def _read() -> dict[str, Any]:

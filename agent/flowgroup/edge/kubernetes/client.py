@@ -161,28 +161,26 @@ class Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        token = self._access.token()
-        shown = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            async with asyncio.timeout(2 * _TIMEOUT_S):
-                answer = await self._http.request(
-                    method,
-                    kind.path(self.namespace, name),
-                    content=json.dumps(body) if body is not None else None,
-                    params=query,
-                    headers={
-                        "Accept": "application/json",
-                        "Content-Type": "application/json",
-                        **shown,
-                        **(headers or {}),
-                    },
-                )
-        except (httpx.RequestError, TimeoutError) as exc:
-            told = str(exc) or type(exc).__name__
-            raise Transient(f"Kubernetes' API at {self._access.url} does not answer: {told}") from exc
+        path = kind.path(self.namespace, name)
+        content = json.dumps(body) if body is not None else None
+        whole = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
+        request = self._http.build_request(method, path, content=content, params=query, headers=whole)
+        answer = await self._shown(request, self._access.token())
+        if answer.status_code == httpx.codes.UNAUTHORIZED:  # it may just have ended
+            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed))
         if answer.is_success:
             return answer
         raise _trouble(f"{_verb(method, name)} {kind.plural} {name}".strip(), self.namespace, answer)
+
+    async def _shown(self, request: httpx.Request, token: str) -> httpx.Response:
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        try:
+            async with asyncio.timeout(2 * _TIMEOUT_S):
+                return await self._http.send(request)
+        except (httpx.RequestError, TimeoutError) as exc:
+            told = str(exc) or type(exc).__name__
+            raise Transient(f"Kubernetes' API at {self._access.url} does not answer: {told}") from exc
 
 
 def _verb(method: str, name: str) -> str:

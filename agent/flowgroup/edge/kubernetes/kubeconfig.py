@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(f"{exc}")
     told = {
         "url": found.host,
-        "token": (found.api_key or {}).get("authorization", "").removeprefix("Bearer "),
+        "token": next(iter((found.api_key or {}).values()), "").removeprefix("Bearer "),
         "ca": _text(found.ssl_ca_cert),
         "cert": _text(found.cert_file),
         "key": _text(found.key_file),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources
+from flowgroup.edge.dask import QUIET, QUIET_DIALS, SHORT_LOGS, WORKER_PRELOAD, dask_resources
 from flowgroup.edge.kubernetes.names import DRIVER, Ground, driver_pod, scheduler
 from flowgroup.edge.kubernetes.sizes import Size, bytes_of
 from flowgroup.errors import Refused
@@ -91,7 +91,7 @@ def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
         "scheduler",
         _image(spec.image, ground),
         command,
-        env={**ground.driver_env, **SHORT_LOGS, **spec.env, **_dask_env()},
+        env={**QUIET_DIALS, **ground.driver_env, **SHORT_LOGS, **spec.env, **_dask_env()},
         resources=_resources(size if spec.has_workers else Size(), share),
         ground=ground,
     )
