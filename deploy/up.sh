@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Everything on a laptop, from nothing: the Dask operator, an S3 server, a Prefect server, the chart, an example flow.
+#
+#   deploy/up.sh          on the cluster of $KUBECONFIG if that is set, else on a kind cluster `flowgroup`, which is made
+#   deploy/up.sh down     takes it all away again (of a kind cluster that this script has made: the cluster)
+#
+# CLUSTER         a script with `build TAG DIR [options]` that builds and loads images (a test cluster)
+# REGISTRY        where images are pushed for the cluster of $KUBECONFIG: registry.example.com/me
+# NAMESPACES      what begins the names of all namespaces (none)
+# OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
+# S3_IMAGE        an image of versitygw (ghcr.io/versity/versitygw:latest);  S3_BINARY: that program, to make an image of
+# HELM_OPTIONS    more options for `helm install` of the chart
+set -euo pipefail
+cd "$(dirname "$0")/.."
+before=${NAMESPACES:-} tag=dev prefix=flowgroup
+release=${before}flowgroup main=${before}flowgroup prefect=${before}prefect s3=${before}s3 operator=${before}dask-operator
+s3_image=${S3_IMAGE:-ghcr.io/versity/versitygw:latest}
+
+say() { echo "up: $*" >&2; }
+need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 2; }; }
+
+cluster() {
+	[ -z "${KUBECONFIG:-}" ] || return 0
+	need kind "https://kind.sigs.k8s.io, or set KUBECONFIG"
+	kind get clusters 2>/dev/null | grep -qx flowgroup || kind create cluster --name flowgroup --config deploy/kind.yaml ${KIND_OPTIONS:-}
+	kubectl config use-context kind-flowgroup >/dev/null
+}
+
+bring() { # image: to the cluster's nodes
+	if [ -n "${CLUSTER:-}" ]; then
+		return
+	elif [ -n "${REGISTRY:-}" ]; then
+		docker push --quiet "$1" >&2
+	elif [ -z "${KUBECONFIG:-}" ]; then
+		kind load docker-image --name flowgroup "$1" >&2
+	else
+		say "how does $1 come to the cluster of \$KUBECONFIG? Set REGISTRY"
+		exit 2
+	fi
+}
+
+images() {
+	prefix=${REGISTRY:+$REGISTRY/}flowgroup
+	say "building images"
+	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator); do bring "$image"; done
+	[ -n "${S3_BINARY:-}" ] || return 0
+	local folder
+	folder=$(mktemp -d)
+	cp "$S3_BINARY" "$folder/versitygw"
+	printf 'FROM %s\nCOPY versitygw /usr/local/bin/\n' "${BASE:-python:3.11-slim}" >"$folder/Dockerfile"
+	s3_image=$prefix-s3:$tag
+	if [ -n "${CLUSTER:-}" ]; then "$CLUSTER" build "docker.io/library/$s3_image" "$folder" >&2; else docker build --quiet --tag "$s3_image" "$folder" >&2; fi
+	rm -rf "$folder"
+	bring "$s3_image"
+}
+
+namespaces() {
+	for name in "$main" "$prefect" "$s3" "$operator"; do
+		kubectl create namespace "$name" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+		kubectl label --overwrite namespace "$name" pod-security.kubernetes.io/enforce=restricted >/dev/null
+	done
+}
+
+# Keys of the S3 server, made once; the daemon and the relay sign with them, an author uploads with them.
+store_secret() {
+	local id key
+	id=$(kubectl -n "$s3" get secret store -o 'jsonpath={.data.AWS_ACCESS_KEY_ID}' 2>/dev/null | base64 -d || true)
+	key=$(kubectl -n "$s3" get secret store -o 'jsonpath={.data.AWS_SECRET_ACCESS_KEY}' 2>/dev/null | base64 -d || true)
+	[ -n "$id" ] || { id=$(openssl rand -hex 10); key=$(openssl rand -hex 20); }
+	for name in "$s3" "$main" "$prefect"; do
+		kubectl -n "$name" create secret generic store --dry-run=client -o yaml \
+			--from-literal=AWS_ACCESS_KEY_ID="$id" --from-literal=AWS_SECRET_ACCESS_KEY="$key" | kubectl apply -f - >/dev/null
+	done
+}
+
+operator_up() {
+	local chart=${OPERATOR_CHART:-$(echo .venv/lib/python3*/site-packages/dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator)}
+	[ "$chart" != none ] || return 0
+	[ -d "$chart" ] || [ -n "${OPERATOR_CHART:-}" ] || { say "no operator's chart in $chart: run make setup, or set OPERATOR_CHART"; exit 2; }
+	say "the Dask operator"
+	helm upgrade --install "${before}dask-operator" "$chart" --namespace "$operator" --set image.name="$prefix-operator" --set image.tag="$tag" \
+		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault >/dev/null
+}
+
+stack_up() {
+	say "a Prefect server and an S3 server"
+	sed "s#image: flowgroup-runtime#image: $prefix-runtime:$tag#" deploy/stack/prefect.yaml | kubectl -n "$prefect" apply -f - >/dev/null
+	sed "s#image: versitygw#image: $s3_image#" deploy/stack/s3.yaml | kubectl -n "$s3" apply -f - >/dev/null
+	kubectl -n "$s3" wait --for=condition=Available deployment/s3 --timeout=300s >/dev/null
+	kubectl -n "$prefect" wait --for=condition=Available deployment/prefect --timeout=300s >/dev/null
+}
+
+chart_up() {
+	say "the chart"
+	# shellcheck disable=SC2086
+	helm upgrade --install "$release" helm/flowgroup --namespace "$main" -f deploy/values.yaml --wait --timeout 5m \
+		--set prefect.apiUrl="http://prefect.$prefect.svc:4200/api" --set "store.env[0].name=AWS_ENDPOINT_URL" \
+		--set "store.env[0].value=http://s3.$s3.svc:7070" --set "jobs.driverEgress={namespace/$s3:7070}" \
+		--set jobs.operatorNamespace="$operator" --set image.agent.repository="$prefix-agent" --set image.agent.tag="$tag" \
+		--set image.runtime.repository="$prefix-runtime" --set image.runtime.tag="$tag" ${HELM_OPTIONS:-} >/dev/null
+}
+
+example() {
+	say "an example flow"
+	kubectl -n "$prefect" delete job example --ignore-not-found >/dev/null
+	kubectl -n "$prefect" create configmap example --from-file=deploy/examples/report.py --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+	sed -e "s#image: flowgroup-runtime#image: $prefix-runtime:$tag#" -e "s#S3_URL#http://s3.$s3.svc:7070#" deploy/stack/example.yaml |
+		kubectl -n "$prefect" apply -f - >/dev/null
+	local until=$((SECONDS + 300)) ended=""
+	until [ -n "$ended" ] || [ $SECONDS -gt $until ]; do
+		ended=$(kubectl -n "$prefect" get job example -o 'jsonpath={.status.conditions[?(@.status=="True")].type}')
+		sleep 1
+	done
+	kubectl -n "$prefect" logs job/example
+	case $ended in *Complete*) ;; *) say "the example has not completed" && exit 1 ;; esac
+}
+
+up() {
+	need kubectl "https://kubernetes.io/docs/tasks/tools"
+	need helm "https://helm.sh"
+	cluster
+	images
+	namespaces
+	store_secret
+	operator_up
+	stack_up
+	chart_up
+	example
+	say "everything is up. Prefect's UI: kubectl -n $prefect port-forward service/prefect 4200, then http://127.0.0.1:4200"
+}
+
+down() {
+	if [ -z "${KUBECONFIG:-}" ]; then
+		kind delete cluster --name flowgroup
+		return
+	fi
+	# The clusters first: while the operator lives it takes its finalizer away.
+	kubectl -n "$main-jobs" delete daskclusters --all --ignore-not-found --timeout=60s >/dev/null 2>&1 || true
+	helm -n "$main" uninstall "$release" --ignore-not-found >/dev/null
+	helm -n "$operator" uninstall "${before}dask-operator" --ignore-not-found >/dev/null
+	kubectl delete namespace "$main" "$main-jobs" "$prefect" "$s3" "$operator" --ignore-not-found
+}
+
+case ${1:-up} in
+	up) up ;;
+	down) down ;;
+	*) sed -n '2,/^set /p' "$0" | sed '$d;s/^# \{0,1\}//' && exit 2 ;;
+esac
