@@ -12,6 +12,7 @@ import pytest
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import Permanent, Transient
+from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, ClusterName, FlowId, RunId
 from flowgroup.model.runs import ClaimedRun, DueRun
 from tests.fakes.relay import FakeRelay
@@ -33,10 +34,10 @@ async def relay(tmp_path: Path) -> AsyncIterator[FakeRelay]:
 
 @pytest.fixture
 async def control(tmp_path: Path) -> AsyncIterator[RelayControl]:
-    async def socket() -> Path:
-        return tmp_path / "relay.sock"
+    async def where() -> Endpoint:
+        return Endpoint.parse(str(tmp_path / "relay.sock"))
 
-    made = RelayControl(socket, "key", ttl_s=300)
+    made = RelayControl(where, "key", ttl_s=300)
     yield made
     await made.aclose()
 
