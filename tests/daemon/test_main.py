@@ -240,8 +240,7 @@ async def test_an_idle_cluster_goes_and_one_made_for_a_run_goes_at_once(tmp_path
         own = at.fake.add_deployment("own", job_variables={"mode": "per-run", "idle_timeout_s": 1000})
         for one in [at.fake.add_run(shared), at.fake.add_run(own), at.fake.add_run(own)]:
             await at.ends(one, "COMPLETED")
-        await at.until(lambda: len(at.drivers.deleted) == 3)
-        assert at.drivers.clusters == {}
+        await at.until(lambda: len(at.drivers.deleted) == 3 and at.drivers.clusters == {})
 
 
 async def test_exclusive_runs_follow_each_other_and_others_go_on(tmp_path: Path) -> None:
