@@ -24,6 +24,7 @@ from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
 from flowgroup.daemon.journey import Journeys
+from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.owner import folder_of, locked, mark_of
@@ -230,6 +231,8 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
         ),
     }
+    if every_s := parts.clusters.renew_every_s:
+        loops["keep"] = keep(parts.clusters, every_s, health.loop("keep", limit_s=_STUCK_S + every_s))
     if daemon.prewarm_s > 0:
         loops["prewarm"] = prewarm.run()
     if events is not None:
