@@ -123,10 +123,12 @@ def _certs(parser: argparse.ArgumentParser) -> None:
 
 def _janitor(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Removes the Dask clusters of one namespace that no daemon has renewed for long, whichever daemon's they were. "
+        "Removes the Dask clusters of some namespaces that no daemon has renewed for long, whichever daemon's they were. "
         "What flowgroup has not made is left alone."
     )
-    parser.add_argument("--namespace", default="", help="where the clusters are; the credentials' own if empty")
+    parser.add_argument(
+        "--namespace", action="append", dest="namespaces", help="where the clusters are; may be given again"
+    )
     for flag, default, what in (
         ("after", 1800.0, "how long a daemon may be silent"),
         ("again", 120.0, "how long it has until the second look"),

@@ -7,6 +7,7 @@ could renew anything, and each does so as soon as the API is back.
 
 import argparse
 import asyncio
+from collections.abc import Sequence
 
 from flowgroup import log
 from flowgroup.edge.kubernetes import lease, removal, seen
@@ -23,18 +24,24 @@ _OURS = f"{MANAGED_BY}=flowgroup,{POOL}"
 def command(args: argparse.Namespace) -> int:
     """Look twice, and remove what is left over. Returns 1 when something of it could not be removed."""
     log.configure(room="janitor", level="info")
-    client = Client(access(), args.namespace)
-    return asyncio.run(
-        _sweep(client, after_s=args.after_s, again_s=args.again_s, operator_timeout_s=args.operator_timeout_s)
+    there = access()
+    clients = [Client(there, namespace) for namespace in args.namespaces or [""]]
+    failed = asyncio.run(
+        _sweep(clients, after_s=args.after_s, again_s=args.again_s, operator_timeout_s=args.operator_timeout_s)
     )
-
-
-async def _sweep(client: Client, *, after_s: float, again_s: float, operator_timeout_s: float) -> int:
-    try:
-        failed = await sweep(client, after_s=after_s, again_s=again_s, operator_timeout_s=operator_timeout_s)
-    finally:
-        await client.aclose()
     return 1 if failed else 0
+
+
+async def _sweep(clients: Sequence[Client], **how: float) -> bool:
+    """Whether something failed. What is wrong in one namespace is said, and keeps no other back."""
+    done = await asyncio.gather(*(sweep(client, **how) for client in clients), return_exceptions=True)
+    for client, result in zip(clients, done, strict=True):
+        await client.aclose()
+        if isinstance(result, FlowgroupError):
+            _log.error("namespace_not_swept", namespace=client.namespace, reason=str(result))
+        elif isinstance(result, BaseException):
+            raise result
+    return any(done)
 
 
 async def sweep(client: Client, *, after_s: float, again_s: float, operator_timeout_s: float) -> list[str]:
