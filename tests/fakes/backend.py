@@ -102,7 +102,8 @@ class FakeDriver:
         while True:
             self._changed.clear()
             is_ready = asyncio.get_running_loop().time() - began >= self.ready_after_s and not self.trouble
-            status = Status(ready=is_ready, trouble=self.trouble, attempts=tuple(self.attempts.values()))
+            seals = tuple(order.seal for order in self.orders if order.attempt in self.attempts)
+            status = Status(ready=is_ready, trouble=self.trouble, attempts=tuple(self.attempts.values()), seals=seals)
             if not self.is_deaf:
                 writer.write(encode(status))
                 await writer.drain()

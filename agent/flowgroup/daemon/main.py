@@ -34,6 +34,7 @@ from flowgroup.daemon.prewarm import Ahead, Prewarm
 from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
+from flowgroup.daemon.seals import Seals
 from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.slots import Slots
@@ -155,7 +156,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         on_turn=bells.poll.ring,
     )
     relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
-    attempts = Attempts(relay, folder / "attempts.json")
+    attempts = Attempts(relay, folder / "attempts.json", Seals(backend.relay_key))
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
         slots=slots,
