@@ -37,11 +37,15 @@ class Attempts:
     take a single one for all there are, and refuse the others' children.
     """
 
-    def __init__(self, relay: Relay, file: Path, seals: Seals | None = None) -> None:
-        """Without `seals` there is nothing to get back, and nothing is waited for."""
+    def __init__(self, relay: Relay, file: Path, seals: Seals | None = None, *, daemon: str = "") -> None:
+        """
+        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what the relay knows us by: our
+        tokens begin with it, so that a relay which has not heard of us yet does not refuse them.
+        """
         self._relay = relay
         self._file = file
         self._seals = seals
+        self._before = f"{daemon}." if daemon else ""
         read = _read(file)
         self._is_whole = asyncio.Event()
         if read is not None or seals is None:
@@ -54,7 +58,7 @@ class Attempts:
 
     async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened:
         """Open the run's attempt, with a new token. Raises Transient when the relay does not take it."""
-        token = Token(secrets.token_urlsafe(32))
+        token = Token(self._before + secrets.token_urlsafe(32))
         hashed = hashlib.sha256(token.encode()).hexdigest()
         opened = OpenAttempt(run.attempt, run.id, hashed, results, cluster)
         self._change({**self._open, run.attempt: opened})

@@ -50,6 +50,7 @@ from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
 from flowgroup.model.endpoint import Endpoint, Listen
+from flowgroup.model.ids import digest
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 
@@ -155,8 +156,9 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         on_free=bells.reap.ring,
         on_turn=bells.poll.ring,
     )
-    relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
-    attempts = Attempts(relay, folder / "attempts.json", Seals(backend.relay_key))
+    known_as = digest("daemon", folder.name)[:8]
+    relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s, daemon=known_as)
+    attempts = Attempts(relay, folder / "attempts.json", Seals(backend.relay_key), daemon=known_as)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
         slots=slots,
