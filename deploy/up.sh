@@ -6,17 +6,18 @@
 #
 # CLUSTER         a script with `build TAG DIR [options]` that builds and loads images (a test cluster)
 # REGISTRY        where images are pushed for the cluster of $KUBECONFIG: registry.example.com/me
+# TAG             of the images (dev)
 # NAMESPACES      what begins the names of all namespaces (none)
 # OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
 # S3_IMAGE        an image of versitygw (versity/versitygw:latest);  S3_BINARY: that program, to make an image of
 # HELM_OPTIONS    more options for `helm install` of the chart
 set -euo pipefail
 cd "$(dirname "$0")/.."
-before=${NAMESPACES:-} tag=dev prefix=flowgroup
+before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup
 release=${before}flowgroup main=${before}flowgroup prefect=${before}prefect s3=${before}s3 operator=${before}dask-operator
 s3_image=${S3_IMAGE:-versity/versitygw:latest}
 
-say() { echo "up: $*" >&2; }
+say() { echo "up: $* (${SECONDS} s)" >&2; }
 need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 2; }; }
 
 cluster() {

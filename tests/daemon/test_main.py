@@ -337,3 +337,17 @@ async def test_a_folder_without_keys_is_refused_and_not_taken_as_no_policy(tmp_p
     async with machine(tmp_path, public_keys=tmp_path / "keys") as at:
         with pytest.raises(Refused, match="no public key"):
             await at.start()
+
+
+async def test_a_pool_that_was_deleted_is_said_and_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with machine(tmp_path, heartbeat_interval_s=0.2) as at:
+        await at.start()
+        await at.until(lambda: bool(at.fake.workers))
+        before = at.fake.pools.pop("pool")["id"]
+        await at.until(lambda: "pool" in at.fake.pools)
+        assert at.fake.pools["pool"]["id"] != before
+        assert "pool_gone" in capsys.readouterr().out
+        run = at.fake.add_run(at.fake.add_deployment())
+        await at.ends(run, "COMPLETED")

@@ -232,6 +232,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             worker,
             daemon.heartbeat_interval_s,
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
+            lambda: _made_again(api, events),
         ),
     }
     if every_s := parts.clusters.renew_every_s:
@@ -274,6 +275,13 @@ async def _pool_there(api: Prefect, url: str | None) -> Pool:
             raise
         except Permanent as exc:
             raise Refused(str(exc)) from exc
+
+
+async def _made_again(api: Prefect, events: Events | None) -> None:
+    pool = await api.ensure_pool()
+    api.forget_cached()
+    if events is not None:
+        events.follow(pool.id)
 
 
 async def _unless_stopped(stop: asyncio.Event, starting: Coroutine[Any, Any, Pool]) -> Pool | None:
