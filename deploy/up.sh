@@ -7,6 +7,7 @@
 # CLUSTER         a script with `build TAG DIR [options]` that builds and loads images (a test cluster)
 # REGISTRY        where images are pushed for the cluster of $KUBECONFIG: registry.example.com/me
 # TAG             of the images (dev)
+# BUILD           no: the images are on the cluster's nodes already
 # NAMESPACES      what begins the names of all namespaces (none)
 # OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
 # S3_IMAGE        an image of versitygw (versity/versitygw:latest);  S3_BINARY: that program, to make an image of
@@ -42,6 +43,8 @@ bring() { # image: to the cluster's nodes
 
 images() {
 	prefix=${REGISTRY:+$REGISTRY/}flowgroup
+	[ -z "${S3_BINARY:-}" ] || s3_image=$prefix-s3:$tag
+	[ "${BUILD:-}" != no ] || return 0
 	say "building images"
 	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator); do bring "$image"; done
 	[ -n "${S3_BINARY:-}" ] || return 0
@@ -49,7 +52,6 @@ images() {
 	folder=$(mktemp -d)
 	cp "$S3_BINARY" "$folder/versitygw"
 	printf 'FROM %s\nCOPY versitygw /usr/local/bin/\n' "${BASE:-python:3.11-slim}" >"$folder/Dockerfile"
-	s3_image=$prefix-s3:$tag
 	if [ -n "${CLUSTER:-}" ]; then "$CLUSTER" build "docker.io/library/$s3_image" "$folder" >&2; else docker build --quiet --tag "$s3_image" "$folder" >&2; fi
 	rm -rf "$folder"
 	bring "$s3_image"
