@@ -82,7 +82,8 @@ operator_up() {
 	[ -d "$chart" ] || [ -n "${OPERATOR_CHART:-}" ] || { say "no operator's chart in $chart: run make setup, or set OPERATOR_CHART"; exit 2; }
 	say "the Dask operator"
 	helm upgrade --install "${before}dask-operator" "$chart" --namespace "$operator" --set image.name="$prefix-operator" --set image.tag="$tag" \
-		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault >/dev/null
+		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault \
+		--set resources.requests.cpu=100m --set resources.requests.memory=128Mi >/dev/null
 }
 
 stack_up() {
