@@ -6,6 +6,8 @@
 #
 # CLUSTER         a script with `build TAG DIR [options]` that builds and loads images (a test cluster)
 # REGISTRY        where images are pushed for the cluster of $KUBECONFIG: registry.example.com/me
+# TAG             of the images (dev)
+# BUILD           no: the images are on the cluster's nodes already
 # NAMESPACES      what begins the names of all namespaces (none)
 # OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
 # S3_IMAGE        an image of versitygw (versity/versitygw:latest);  S3_BINARY: that program, to make an image of
@@ -14,12 +16,12 @@
 # EXAMPLE         none: without the example flow
 set -euo pipefail
 cd "$(dirname "$0")/.."
-before=${NAMESPACES:-} tag=dev prefix=flowgroup
+before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup
 release=${before}flowgroup main=${before}flowgroup prefect=${before}prefect s3=${before}s3 operator=${before}dask-operator
 s3_image=${S3_IMAGE:-versity/versitygw:latest}
 api=${PREFECT_API:-http://prefect.$prefect.svc:4200/api}
 
-say() { echo "up: $*" >&2; }
+say() { echo "up: $* (${SECONDS} s)" >&2; }
 need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 2; }; }
 
 cluster() {
@@ -44,6 +46,8 @@ bring() { # image: to the cluster's nodes
 
 images() {
 	prefix=${REGISTRY:+$REGISTRY/}flowgroup
+	[ -z "${S3_BINARY:-}" ] || s3_image=$prefix-s3:$tag
+	[ "${BUILD:-}" != no ] || return 0
 	say "building images"
 	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator); do bring "$image"; done
 	[ -n "${S3_BINARY:-}" ] || return 0
@@ -51,7 +55,6 @@ images() {
 	folder=$(mktemp -d)
 	cp "$S3_BINARY" "$folder/versitygw"
 	printf 'FROM %s\nCOPY versitygw /usr/local/bin/\n' "${BASE:-python:3.11-slim}" >"$folder/Dockerfile"
-	s3_image=$prefix-s3:$tag
 	if [ -n "${CLUSTER:-}" ]; then "$CLUSTER" build "docker.io/library/$s3_image" "$folder" >&2; else docker build --quiet --tag "$s3_image" "$folder" >&2; fi
 	rm -rf "$folder"
 	bring "$s3_image"
@@ -82,7 +85,8 @@ operator_up() {
 	[ -d "$chart" ] || [ -n "${OPERATOR_CHART:-}" ] || { say "no operator's chart in $chart: run make setup, or set OPERATOR_CHART"; exit 2; }
 	say "the Dask operator"
 	helm upgrade --install "${before}dask-operator" "$chart" --namespace "$operator" --set image.name="$prefix-operator" --set image.tag="$tag" \
-		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault >/dev/null
+		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault \
+		--set resources.requests.cpu=100m --set resources.requests.memory=128Mi >/dev/null
 }
 
 stack_up() {

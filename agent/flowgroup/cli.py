@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _keys(commands.add_parser("keys", help="keys that sign and verify flows"))
     _check(commands.add_parser("check", help="run a hello flow on a work pool, and say how it went"))
     _certs(commands.add_parser("certs", help="certificates and keys of an installation on Kubernetes"))
+    _janitor(commands.add_parser("janitor", help="remove clusters on Kubernetes that no daemon keeps any more"))
     return parser
 
 
@@ -118,6 +119,29 @@ def _certs(parser: argparse.ArgumentParser) -> None:
     from flowgroup.edge.certs import main as certs
 
     certs.add_arguments(parser)
+
+
+def _janitor(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Removes the Dask clusters of some namespaces that no daemon has renewed for long, whichever daemon's they were. "
+        "What flowgroup has not made is left alone."
+    )
+    parser.add_argument(
+        "--namespace", action="append", dest="namespaces", help="where the clusters are; may be given again"
+    )
+    for flag, default, what in (
+        ("after", 1800.0, "how long a daemon may be silent"),
+        ("again", 120.0, "how long it has until the second look"),
+        ("operator-timeout", 30.0, "how long the Dask operator may take to delete"),
+    ):
+        parser.add_argument(f"--{flag}-s", type=float, default=default, metavar="S", help=f"{what} ({default:g})")
+    parser.set_defaults(command=_run_janitor)
+
+
+def _run_janitor(args: argparse.Namespace) -> int:
+    from flowgroup.edge.kubernetes import janitor
+
+    return janitor.command(args)
 
 
 def _check(parser: argparse.ArgumentParser) -> None:

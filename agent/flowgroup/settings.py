@@ -206,6 +206,10 @@ class KubernetesSettings(_Section):
         default=60.0, gt=0, description="how long an image may be refused or not found before its cluster is given up"
     )
 
+    renew_every_s: float = Field(
+        default=60.0, gt=0, description="how often it is noted on each DaskCluster that its daemon lives"
+    )
+
     @field_validator("image_pull_secrets", "egress", "driver_egress", mode="before")
     @classmethod
     def _separated(cls, names: object) -> object:

@@ -59,7 +59,7 @@ def test_every_pod_meets_restricted_and_more(made: list[Object]) -> None:
 
 def test_only_who_asks_kubernetes_has_a_token(made: list[Object]) -> None:
     with_token = {name for name, spec in pod_specs(made) if spec["automountServiceAccountToken"]}
-    assert all("-daemon-" in name or "-certs" in name for name in with_token)
+    assert all(any(part in name for part in ("-daemon-", "-certs", "-janitor")) for name in with_token)
     assert all(one["automountServiceAccountToken"] is False for one in made if one["kind"] == "ServiceAccount")
 
 
@@ -203,4 +203,24 @@ def test_no_right_is_for_all(values: Path) -> None:
             assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
             assert not {"pods/exec", "pods/attach", "pods/portforward"} & set(rule["resources"])
             if "secrets" in rule["resources"] and not rule.get("resourceNames"):
-                assert rule["verbs"] == ["create", "delete"]
+                assert set(rule["verbs"]) <= {"create", "delete"}
+
+
+def test_a_janitor_looks_after_every_pools_namespace() -> None:
+    made = objects("-f", _SEVERAL)
+    (job,) = [one for one in made if one["kind"] == "CronJob" and one["metadata"]["name"] == "fg-flowgroup-janitor"]
+    args = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args == ["janitor", "--after-s=1800", "--namespace=team-a", "--namespace=team-b"]
+    assert "janitor" not in str(objects("-f", _MINIMAL, "--set", "janitor.enabled=false"))
+
+
+def test_a_service_monitor_is_made_when_it_is_wanted_and_finds_the_daemons() -> None:
+    assert not any(one["kind"] == "ServiceMonitor" for one in objects("-f", _MINIMAL))
+    made = objects("-f", _SEVERAL, "--set", "metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.interval=30s")
+    (monitor,) = [one for one in made if one["kind"] == "ServiceMonitor"]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint == {"port": "health", "path": "/metrics", "interval": "30s"}
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    found = [one for one in made if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()]
+    assert len(found) == 3
+    assert all("health" in [port["name"] for port in one["spec"]["ports"]] for one in found)

@@ -21,6 +21,7 @@ _OPEN = (
     "podLabels",
     "podAnnotations",
     "annotations",
+    "labels",
     "namespaceLabels",
     "commonLabels",
     "commonAnnotations",

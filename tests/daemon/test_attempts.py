@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from flowgroup.daemon.attempts import Attempts
-from flowgroup.edge.relay_control import RelayControl
+from flowgroup.daemon.seals import Seals
+from flowgroup.edge.relay_control import OpenAttempt, RelayControl
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, ClusterName, FlowId, RunId
@@ -132,3 +134,47 @@ async def test_the_file_is_what_the_relay_was_told(relay: FakeRelay, control: Re
         await attempts.open(claimed(name), CLUSTER, None)
     await attempts.close(AttemptId("b"))
     assert {one["attempt"] for one in json.loads((tmp_path / "attempts.json").read_text())} == {"a", "c"}
+
+
+async def test_without_its_file_the_relay_is_told_nothing_until_the_drivers_have_shown_theirs(
+    relay: FakeRelay, control: RelayControl, tmp_path: Path
+) -> None:
+    seals = Seals("key")
+    before = Attempts(control, tmp_path / "attempts.json", seals)
+    before.found([])
+    opened = await before.open(claimed("a"), CLUSTER, "s3://b/results")
+    (tmp_path / "attempts.json").unlink()
+
+    after = Attempts(control, tmp_path / "attempts.json", seals)
+    relay.levels.clear()
+    assert not after.is_whole
+    telling = asyncio.create_task(after.extend())
+    opening = asyncio.create_task(after.open(claimed("b"), CLUSTER, None))
+    await after.close(AttemptId("c"))
+    await asyncio.sleep(0.05)
+    assert relay.levels == []
+    after.found(after.unsealed([(CLUSTER, opened.seal)]))
+    await opening
+    telling.cancel()
+    assert relay.levels
+    assert {frozenset(level) for level in relay.levels} == {frozenset({"a", "b"})}
+    assert relay.open["a"]["results"] == "s3://b/results"
+    assert Attempts(control, tmp_path / "attempts.json", seals).is_whole
+
+
+async def test_a_file_that_cannot_be_read_is_a_lost_one(control: RelayControl, tmp_path: Path) -> None:
+    (tmp_path / "attempts.json").write_text("[{")
+    assert not Attempts(control, tmp_path / "attempts.json", Seals("key")).is_whole
+
+
+def test_a_seal_opens_for_its_cluster_only_and_cannot_be_made_or_changed() -> None:
+    attempt = OpenAttempt(AttemptId("a"), RunId("r"), "0" * 64, None, CLUSTER)
+    seals = Seals("key")
+    seal = seals.seal(attempt)
+    assert seals.opened(seal, CLUSTER) == attempt
+    assert seals.opened(seal, ClusterName("another")) is None
+    assert Seals("another key").opened(seal, CLUSTER) is None
+    said, mac = seal.split(".")
+    other = Seals("another key").seal(replace(attempt, results="s3://all")).split(".")[0]
+    for wrong in ("", ".", said, f"{said}.", f".{mac}", f"{other}.{mac}", f"{said}.{mac[:-1]}\u00e9", "\u00e9.\u00e9"):
+        assert seals.opened(wrong, CLUSTER) is None

@@ -126,6 +126,16 @@ async def test_a_cluster_lives_while_it_has_a_lease_and_then_for_its_idle_time()
     assert clusters.names() == []
 
 
+async def test_a_cluster_whose_run_keeps_dask_idle_for_hours_stays() -> None:
+    clusters, backend, _ = made()
+    with clusters.lease(spec().name, ONE, 1.0):
+        await clusters.ready(spec())
+        await reaping(clusters, 3 * 3600)
+        assert backend.deleted == []
+    await reaping(clusters, 3)
+    assert backend.deleted == [spec().name]
+
+
 async def test_a_cluster_for_one_run_goes_at_once() -> None:
     clusters, backend, _ = made()
     own = spec(mode="per-run", run_id="one")

@@ -163,7 +163,8 @@ async def test_a_running_run_is_cancelled_within_five_seconds_without_the_event_
         await at.ends(run, "CANCELLED", timeout_s=5)
 
 
-async def test_a_restart_changes_nothing_for_runs_under_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_home_lost", [False, True])
+async def test_a_restart_changes_nothing_for_runs_under_way(tmp_path: Path, is_home_lost: bool) -> None:
     async with machine(tmp_path) as at:
         await at.start()
         deployment = at.fake.add_deployment()
@@ -173,8 +174,13 @@ async def test_a_restart_changes_nothing_for_runs_under_way(tmp_path: Path) -> N
         await at.stop()
         assert {one: at.fake.states(one) for one in runs} == before
         assert len(at.relay.open) == 5
+        if is_home_lost:
+            (tmp_path / "pool" / "attempts.json").unlink()
+        at.relay.levels.clear()
         await at.start()
         await asyncio.sleep(2)
+        assert at.relay.levels
+        assert {len(level) for level in at.relay.levels} == {5}
         assert {one: at.fake.states(one) for one in runs} == before
         assert len(at.relay.open) == 5
         at.slow.set()
@@ -331,3 +337,17 @@ async def test_a_folder_without_keys_is_refused_and_not_taken_as_no_policy(tmp_p
     async with machine(tmp_path, public_keys=tmp_path / "keys") as at:
         with pytest.raises(Refused, match="no public key"):
             await at.start()
+
+
+async def test_a_pool_that_was_deleted_is_said_and_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with machine(tmp_path, heartbeat_interval_s=0.2) as at:
+        await at.start()
+        await at.until(lambda: bool(at.fake.workers))
+        before = at.fake.pools.pop("pool")["id"]
+        await at.until(lambda: "pool" in at.fake.pools)
+        assert at.fake.pools["pool"]["id"] != before
+        assert "pool_gone" in capsys.readouterr().out
+        run = at.fake.add_run(at.fake.add_deployment())
+        await at.ends(run, "COMPLETED")

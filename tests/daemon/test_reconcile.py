@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,8 @@ class Found:
     attempts: list[OpenAttempt] = field(default_factory=list)
     has: list[Attempt] = field(default_factory=list)
     is_back: bool = True
+    is_whole: bool = True
+    seals: dict[str, OpenAttempt] = field(default_factory=dict)
     resumed: list[SentRun] = field(default_factory=list)
 
     def names(self) -> list[ClusterName]:
@@ -50,6 +52,16 @@ class Found:
 
     def has_reported(self, cluster: ClusterName) -> bool:
         return self.is_back
+
+    def sealed(self) -> list[tuple[ClusterName, str]]:
+        return [(CLUSTER, seal) for seal in self.seals] if self.is_back else []
+
+    def unsealed(self, shown: Iterable[tuple[ClusterName, str]]) -> list[OpenAttempt]:
+        return [self.seals[seal] for _, seal in shown]
+
+    def found(self, attempts: Iterable[OpenAttempt]) -> None:
+        self.is_whole = True
+        self.attempts += attempts
 
     def listed(self) -> list[OpenAttempt]:
         return list(self.attempts)
@@ -226,3 +238,51 @@ async def test_an_outage_only_puts_it_off(how: int | str) -> None:
         at.fake.fail("POST /flow_runs/filter", how, times=3)
         await reconciled(at, 200)
         assert at.fake.states(run)[-1] == "CRASHED"
+
+
+async def test_what_a_former_daemon_had_open_is_remembered_from_what_drivers_show() -> None:
+    async with found() as at:
+        run, attempt = at.run("RUNNING")
+        over = new_attempt("us", uuid.uuid4())
+        at.is_whole, at.clusters = False, [CLUSTER]
+        at.has = [Attempt(run_id=run, attempt=attempt, phase="running")]
+        at.seals = {name: OpenAttempt(name, run, name, None, CLUSTER) for name in (attempt, over)}
+        await reconciled(at, 20)
+        assert [one.attempt for one in at.attempts] == [attempt]
+        assert [sent.attempt for sent in at.resumed] == [attempt]
+
+
+async def test_a_driver_that_is_late_is_waited_for_longer_when_its_runs_hang_on_it() -> None:
+    async with found() as at:
+        run, attempt = at.run("RUNNING")
+        at.is_whole, at.is_back, at.clusters = False, False, [CLUSTER]
+        at.has = [Attempt(run_id=run, attempt=attempt, phase="running")]
+        at.seals = {attempt: OpenAttempt(attempt, run, attempt, None, CLUSTER)}
+
+        async def comes_back() -> None:
+            await asyncio.sleep(40)
+            assert not at.is_whole
+            at.is_back = True
+
+        coming = asyncio.create_task(comes_back())
+        await reconciled(at, 50)
+        await coming
+        assert [one.attempt for one in at.attempts] == [attempt]
+
+
+async def test_a_driver_that_never_comes_back_is_not_waited_for_for_ever() -> None:
+    async with found() as at:
+        at.is_whole, at.is_back, at.clusters = False, False, [CLUSTER]
+        await reconciled(at, 70)
+        assert at.is_whole
+
+
+async def test_an_api_that_does_not_say_whose_a_run_is_ends_none() -> None:
+    async with found() as at:
+        run, attempt = at.run("RUNNING")
+        at.is_whole, at.clusters = False, [CLUSTER]
+        at.has = [Attempt(run_id=run, attempt=attempt, phase="running")]
+        at.seals = {attempt: OpenAttempt(attempt, run, attempt, None, CLUSTER)}
+        at.fake.fail("flow_run_states", 503, times=1_000_000)
+        await reconciled(at, 5)
+        assert [one.attempt for one in at.attempts] == [attempt]

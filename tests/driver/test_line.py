@@ -54,7 +54,7 @@ class Driver:
 @pytest.fixture
 async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
     daemon, orders, changed = FakeDaemon(tmp_path / "d.sock"), [], asyncio.Event()
-    line = Line(HELLO, lambda: Status(ready=True), orders.append, changed)
+    line = Line(HELLO, lambda: Status(ready=True, seals=("a seal",)), orders.append, changed)
     keeping = asyncio.create_task(line.keep(Endpoint.at(daemon.path), interval_s=60), name="keep")
     yield Driver(daemon, orders, changed)
     keeping.cancel()
@@ -67,6 +67,7 @@ async def test_it_waits_for_a_daemon_and_says_hello_then_how_it_stands(driver: D
         assert [type(frame) for frame in driver.daemon.heard[:2]] == [Hello, Status]
         driver.changed.set()
         await driver.daemon.until(2, Status)
+        assert [frame.seals for frame in driver.daemon.heard[1:]] == [("a seal",), ()]
         for writer in driver.daemon.writers:
             writer.close()
 

@@ -3,72 +3,16 @@ The chart as `deploy/up.sh` installs it, on a real Kubernetes: the built images,
 an S3 server, a Prefect server, an example flow; every namespace enforces Pod Security `restricted`.
 """
 
-import os
 import re
-import subprocess
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.chart.conftest import ROOT, helm_binary
-from tests.edge.kubernetes.real import Kubectl, kubeconfig
+from tests.chart.conftest import ROOT
+from tests.e2e.conftest import SHARED, Installed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-
-_SHARED = ROOT.parent / "shared" / "cluster" / "cluster"
-_UNPACKED = Path("/var/lib/testcluster/bin")
-_OPTIONS = "--set daemon.persistence.type=emptyDir --set relay.persistence.type=emptyDir"
-
-
-@dataclass(frozen=True)
-class Installed:
-    """What `deploy/up.sh` has made; `said` is what it and the example flow said."""
-
-    config: str
-    before: str
-    said: str
-
-    @property
-    def main(self) -> Kubectl:
-        return Kubectl(self.config, f"{self.before}flowgroup")
-
-    @property
-    def jobs(self) -> Kubectl:
-        return Kubectl(self.config, f"{self.before}flowgroup-jobs")
-
-    def helm(self, *args: str) -> str:
-        binary = helm_binary()
-        assert binary is not None
-        done = subprocess.run(
-            [binary, "--kubeconfig", self.config, "-n", self.main.namespace, *args],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def installed() -> Iterator[Installed]:
-    config = kubeconfig()
-    if helm_binary() is None:
-        pytest.skip("helm is not there: neither in PATH nor unpacked by the test cluster")
-    before = f"e2e-{uuid.uuid4().hex[:6]}-"
-    env = {**os.environ, "KUBECONFIG": config, "NAMESPACES": before, "HELM_OPTIONS": _OPTIONS}
-    env["PATH"] = f"{env['PATH']}:{_UNPACKED}"
-    if _SHARED.exists():
-        env |= {"CLUSTER": str(_SHARED), "S3_BINARY": str(_UNPACKED / "versitygw")}
-    try:
-        done = subprocess.run(["deploy/up.sh"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        yield Installed(config, before, done.stdout + done.stderr)
-    finally:
-        subprocess.run(["deploy/up.sh", "down"], cwd=ROOT, env=env, capture_output=True, check=False)
 
 
 def test_the_example_flow_has_run_on_its_own_cluster(installed: Installed) -> None:
@@ -137,7 +81,7 @@ def test_certificates_are_looked_at_and_kept(installed: Installed) -> None:
 def test_only_drivers_reach_the_daemon_and_the_relay(
     installed: Installed, labels: dict[str, str], is_let_in: bool
 ) -> None:
-    if not _SHARED.exists():
+    if not SHARED.exists():
         pytest.skip("this cluster's network may not enforce NetworkPolicies")
     main = installed.main.namespace
     code = f"""
@@ -176,17 +120,3 @@ for address in [("{main}-relay.{main}.svc", 4280), ("{main}-daemon-default.{main
     installed.jobs("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{pod}", "--timeout=90s")
     assert installed.jobs("logs", pod).split() == (["in", "in"] if is_let_in else ["out", "out"])
     installed.jobs("delete", "pod", pod, "--wait=false")
-
-
-def test_an_uninstall_leaves_nothing_in_its_namespace(installed: Installed) -> None:
-    """The last of this file: the namespace of clusters stays, with the clusters, and what the release never made."""
-    installed.helm("uninstall", installed.main.namespace, "--wait")
-    kubectl = installed.main
-    kubectl("delete", "job", "look", "--ignore-not-found")
-    kubectl("delete", "pod", "-l", "app.kubernetes.io/component=test", "--ignore-not-found")
-    assert kubectl.names("secrets,configmaps,serviceaccounts,roles,rolebindings,jobs,services") == ["secret/store"]
-    assert installed.jobs.names("serviceaccounts,configmaps,roles,rolebindings") == _of_clusters(installed.jobs)
-
-
-def _of_clusters(kubectl: Kubectl) -> list[str]:
-    return [f"configmap/{name.rpartition('/')[2]}" for name in kubectl.names("daskclusters")]

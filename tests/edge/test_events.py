@@ -110,3 +110,23 @@ async def test_without_anybody_there_it_only_waits() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await first(Events(PrefectSettings(api_url="http://127.0.0.1:9/api"), "p"), 1)
+
+
+async def test_a_pool_that_was_made_again_is_followed_at_once() -> None:
+    asked: list[str] = []
+
+    async def talk(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send('{"type":"auth_success"}')
+        asked.append(json.loads(await socket.recv())["filter"]["any_resource"]["id"][0])
+        await socket.wait_closed()
+
+    async with served(talk) as url:
+        events = Events(PrefectSettings(api_url=url), "before")
+        reading = asyncio.create_task(first(events, 2))
+        async with asyncio.timeout(10):
+            while not asked:
+                await asyncio.sleep(0.01)
+        events.follow("after")
+        assert [notice.kind for notice in await reading] == ["connected", "connected"]
+    assert asked == ["prefect.work-pool.before", "prefect.work-pool.after"]

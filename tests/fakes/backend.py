@@ -6,7 +6,7 @@ A driver does with each order what `engine` says. It can be killed, started agai
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,8 @@ class FakeDriver:
         while True:
             self._changed.clear()
             is_ready = asyncio.get_running_loop().time() - began >= self.ready_after_s and not self.trouble
-            status = Status(ready=is_ready, trouble=self.trouble, attempts=tuple(self.attempts.values()))
+            seals = tuple(order.seal for order in self.orders if order.attempt in self.attempts)
+            status = Status(ready=is_ready, trouble=self.trouble, attempts=tuple(self.attempts.values()), seals=seals)
             if not self.is_deaf:
                 writer.write(encode(status))
                 await writer.drain()
@@ -154,6 +155,8 @@ class FakeBackend:
     trouble: str | None = None
     dies_at_start: str | None = None
     waits_for: str | None = None
+    renew_every_s: float | None = None
+    renewed: list[list[ClusterName]] = field(default_factory=list)
     relay_socket: Path = Path("/nonexistent")
     fail: dict[str, FlowgroupError] = field(default_factory=dict)
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
@@ -215,6 +218,10 @@ class FakeBackend:
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
+
+    async def renew(self, names: Sequence[ClusterName]) -> None:
+        await self._step("renew")
+        self.renewed.append(list(names))
 
     @property
     def listen(self) -> Path:

@@ -128,9 +128,9 @@ class FakeKubernetes:
         found = self.objects.get((plural, name))
         if not found:
             return status(404, f'{plural} "{name}" not found', name=name)
-        wanted = (body.get("preconditions") or {}).get("uid")
-        if wanted and wanted != found["metadata"]["uid"]:
-            return status(409, "the UID in the precondition does not match", reason="Conflict")
+        wanted = body.get("preconditions") or {}
+        if any(found["metadata"][name] != value for name, value in wanted.items()):
+            return status(409, "the precondition does not match", reason="Conflict")
         if found["metadata"].get("finalizers") and self.operator:
             found["metadata"]["finalizers"].remove(KOPF)
         if found["metadata"].get("finalizers"):
@@ -145,8 +145,10 @@ class FakeKubernetes:
         found = self.objects.get((plural, name))
         if not found:
             return status(404, f'{plural} "{name}" not found', name=name)
-        metadata = found["metadata"]
-        metadata |= body.get("metadata") or {}
+        metadata, patch = found["metadata"], dict(body.get("metadata") or {})
+        metadata["annotations"] = {**metadata.get("annotations", {}), **patch.pop("annotations", {})}
+        self._uids += 1
+        metadata |= {**patch, "resourceVersion": str(self._uids)}
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             self._gone(plural, name)
         return httpx.Response(200, json=found)
@@ -187,7 +189,7 @@ def _fits(labels: Json, selector: str) -> bool:
             if labels.get(among[1]) not in among[2].split(","):
                 return False
         else:
-            key, _, value = term.partition("=")
-            if labels.get(key) != value:
+            key, is_said, value = term.partition("=")
+            if labels.get(key) != value if is_said else key not in labels:
                 return False
     return True

@@ -181,7 +181,7 @@ class FakePrefect:
             (r"GET /work_pools/([^/]+)", self._read_pool),
             (r"PATCH /work_pools/([^/]+)", lambda name: self._patch_pool(name, body)),
             (r"POST /work_pools/([^/]+)/get_scheduled_flow_runs", lambda name: self._due(name, body)),
-            (r"POST /work_pools/([^/]+)/workers/heartbeat", lambda _: self._heartbeat(body)),
+            (r"POST /work_pools/([^/]+)/workers/heartbeat", lambda name: self._heartbeat(name, body)),
             (r"DELETE /work_pools/([^/]+)/workers/(.+)", lambda _, worker: self._remove(worker)),
             (r"POST /flow_runs/filter", lambda: self._filter(body)),
             (r"GET /flow_runs/([^/]+)", lambda run: self._read(self.runs, run)),
@@ -215,7 +215,9 @@ class FakePrefect:
     def _read(self, things: dict[str, Json], name: str) -> tuple[int, Json]:
         return (200, things[name]) if name in things else (404, {"detail": "Not Found"})
 
-    def _heartbeat(self, body: Json) -> tuple[int, Json]:
+    def _heartbeat(self, pool: str, body: Json) -> tuple[int, Json]:
+        if pool not in self.pools:
+            return 404, {"detail": "Not Found"}
         self.workers.add(body["name"])
         return 204, None
 

@@ -13,6 +13,7 @@ from typing import Any
 class FakeRelay:
     open: dict[str, Any] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    levels: list[set[str]] = field(default_factory=list)
     status: int = 204
     key: str = "key"
 
@@ -57,3 +58,4 @@ class FakeRelay:
             self.open.pop(path.rpartition("/")[2], None)
         elif path == "/flowgroup/attempts":
             self.open = {one["attempt"]: one for one in json.loads(body)["attempts"]}
+            self.levels.append(set(self.open))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from flowgroup.relay.control import is_below
-from tests.relay.serving import TOKEN, an_id, relay, sha256
+from tests.relay.serving import TOKEN, an_id, relay, sha256, waits
 
 
 async def test_only_the_daemon_opens_and_closes(tmp_path: Path) -> None:
@@ -27,6 +27,18 @@ async def test_the_level_is_exactly_what_is_open(tmp_path: Path) -> None:
         assert (await on.child.get("/api/health")).status_code == 200
         assert (await on.daemon.put("/flowgroup/attempts", json={"attempts": []})).json() == {"open": 0}
         assert (await on.child.get("/api/health")).status_code == 401
+
+
+async def test_a_child_whose_daemon_has_said_nothing_yet_waits(tmp_path: Path) -> None:
+    async with relay(tmp_path, opened=False) as on:
+        assert (await on.daemon.put("/flowgroup/attempts", json={"daemon": "a", "attempts": []})).json() == {"open": 0}
+        records = {"attempts": [{"token": "b.token", "logs": [{}], "events": []}]}
+        assert waits(await on.child.get("/api/health", headers={"Authorization": "Bearer b.token"}))
+        refused = await on.child.get("/api/health", headers={"Authorization": "Bearer a.token"})
+        assert refused.status_code == 401
+        assert (await on.child.post("/flowgroup/records", json=records)).status_code == 503
+        await on.daemon.put("/flowgroup/attempts", json={"daemon": "b", "attempts": []})
+        assert (await on.child.post("/flowgroup/records", json=records)).json() == {"refused": 1}
 
 
 @pytest.mark.parametrize(

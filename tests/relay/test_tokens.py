@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.relay.tokens import Attempts, Kind, Named, OpenAttempt, Opening
 from tests.relay.serving import sha256
@@ -29,9 +31,9 @@ def test_a_token_is_good_while_its_attempt_is_open() -> None:
     assert attempts.find("Secret") is None
     assert attempts.find("") is None
     assert attempts.find("\ud800") is None
-    assert attempts.close(AttemptId("a"), 1.0)
+    assert attempts.close(AttemptId("a"))
     assert attempts.find("secret") is None
-    assert not attempts.close(AttemptId("a"), 1.0)
+    assert not attempts.close(AttemptId("a"))
 
 
 def test_the_token_is_not_kept() -> None:
@@ -97,3 +99,33 @@ def test_what_another_attempt_claimed_is_anothers() -> None:
     a.belongings.claim("task")
     assert attempts.is_anothers(b, "task")
     assert not attempts.is_anothers(a, "task")
+
+
+def test_each_daemons_level_is_about_its_own_attempts() -> None:
+    attempts = Attempts()
+    a, b = (replace(_opening(name, f"{name}.token"), daemon=name) for name in ("a", "b"))
+    attempts.level([a], 0.0, "a")
+    attempts.level([b], 0.0, "b")
+    attempts.level([a], 5.0, "a")
+    attempts.level([a], 1000.0, "a")
+    assert {_found(attempts, f"{name}.token").id for name in ("a", "b")} == {"a", "b"}
+    attempts.level([], 1001.0, "b")
+    assert attempts.find("b.token") is None
+    assert attempts.find("a.token") is not None
+
+
+def test_a_token_of_a_daemon_that_has_said_nothing_yet_may_be_open() -> None:
+    attempts = Attempts()
+    assert attempts.may_be_open("anything")
+    attempts.level([], 0.0, "a")
+    assert attempts.may_be_open("b.token")
+    assert not attempts.may_be_open("a.token")
+    assert not attempts.may_be_open("token")
+    attempts.level([], 0.0, "b")
+    assert not attempts.may_be_open("b.token")
+
+
+def test_to_close_one_attempt_says_nothing_of_the_others() -> None:
+    attempts = Attempts()
+    attempts.close(AttemptId("a"))
+    assert not attempts.known

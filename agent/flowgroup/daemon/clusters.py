@@ -8,7 +8,7 @@ deciding is here.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,6 +56,15 @@ class Backend(Protocol):
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that lives and is not ready waits for, None if that is not known. Not for every second."""
+        ...
+
+    @property
+    def renew_every_s(self) -> float | None:
+        """How often to `renew`; None where clusters that no daemon keeps are nobody's burden."""
+        ...
+
+    async def renew(self, names: Sequence[ClusterName]) -> None:
+        """Note that a daemon lives and keeps these. What is not renewed for long may be removed by somebody else."""
         ...
 
 
@@ -260,6 +269,14 @@ class Clusters:
                     await changed.wait()
             except TimeoutError:
                 continue
+
+    @property
+    def renew_every_s(self) -> float | None:
+        return self._backend.renew_every_s
+
+    async def renew(self) -> None:
+        """Note at the backend that these clusters are kept."""
+        await self._backend.renew(self.names())
 
     # Gone
 

@@ -92,6 +92,10 @@ class Drivers:
         views = [view for view in self._views.values() if view.is_connected]
         return [(view.cluster, attempt) for view in views for attempt in view.attempts.values()]
 
+    def sealed(self) -> list[tuple[ClusterName, str]]:
+        """What drivers showed of the attempts that they had when they dialled."""
+        return [(view.cluster, seal) for view in self._views.values() for seal in view.seals]
+
     def send(self, cluster: ClusterName, order: Order) -> None:
         """Give an order. Raises Transient when the driver is not on the line."""
         view = self.view(cluster)
@@ -185,7 +189,7 @@ class Drivers:
         view = self.view(hello.cluster)
         if view.line:
             view.line.close()
-        view.line, view.status, view.heard_at = line, None, _now()
+        view.line, view.status, view.seals, view.heard_at = line, None, (), _now()
         view.attempts = {name: known for name, known in view.attempts.items() if known.phase == "ended"}
         log.get().info("driver_connected", cluster=hello.cluster, pid=hello.pid, python=hello.python)
         # An order that another process had been given may have begun there: it is never given to this one.
@@ -211,6 +215,7 @@ class Drivers:
         if not isinstance(status, Status):
             raise Refused("hello came twice")
         view.status, view.heard_at = status, _now()
+        view.seals = status.seals or view.seals
         self._take_attempts(view, {attempt.attempt: attempt for attempt in status.attempts})
         self._send_again(view)
         self._on_change()

@@ -24,6 +24,7 @@ from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
 from flowgroup.daemon.journey import Journeys
+from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.owner import folder_of, locked, mark_of
@@ -33,6 +34,7 @@ from flowgroup.daemon.prewarm import Ahead, Prewarm
 from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
+from flowgroup.daemon.seals import Seals
 from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.slots import Slots
@@ -48,6 +50,7 @@ from flowgroup.edge.relay_control import RelayControl
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
 from flowgroup.model.endpoint import Endpoint, Listen
+from flowgroup.model.ids import digest
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 
@@ -153,8 +156,9 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         on_free=bells.reap.ring,
         on_turn=bells.poll.ring,
     )
-    relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s)
-    attempts = Attempts(relay, folder / "attempts.json")
+    known_as = digest("daemon", folder.name)[:8]
+    relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s, daemon=known_as)
+    attempts = Attempts(relay, folder / "attempts.json", Seals(backend.relay_key), daemon=known_as)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
         slots=slots,
@@ -228,8 +232,11 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             worker,
             daemon.heartbeat_interval_s,
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
+            lambda: _made_again(api, events),
         ),
     }
+    if every_s := parts.clusters.renew_every_s:
+        loops["keep"] = keep(parts.clusters, every_s, health.loop("keep", limit_s=_STUCK_S + every_s))
     if daemon.prewarm_s > 0:
         loops["prewarm"] = prewarm.run()
     if events is not None:
@@ -268,6 +275,13 @@ async def _pool_there(api: Prefect, url: str | None) -> Pool:
             raise
         except Permanent as exc:
             raise Refused(str(exc)) from exc
+
+
+async def _made_again(api: Prefect, events: Events | None) -> None:
+    pool = await api.ensure_pool()
+    api.forget_cached()
+    if events is not None:
+        events.follow(pool.id)
 
 
 async def _unless_stopped(stop: asyncio.Event, starting: Coroutine[Any, Any, Pool]) -> Pool | None:

@@ -7,7 +7,7 @@ those whose last claim has our mark.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from flowgroup.model.states import SeenRun, StateType
 
 _EVERY_S = 30.0
 _RETURN_TIMEOUT_S = 15.0
+_SEALS_TIMEOUT_S = 60.0
 _LOOK_EVERY_S = 0.5
 
 
@@ -42,6 +43,7 @@ class Clusters(Protocol):
 class Drivers(Protocol):
     def carried(self) -> list[tuple[ClusterName, Attempt]]: ...
     def has_reported(self, cluster: ClusterName) -> bool: ...
+    def sealed(self) -> list[tuple[ClusterName, str]]: ...
 
 
 class Teller(Protocol):
@@ -49,6 +51,10 @@ class Teller(Protocol):
 
 
 class Attempts(Protocol):
+    @property
+    def is_whole(self) -> bool: ...
+    def unsealed(self, shown: Iterable[tuple[ClusterName, str]]) -> list[OpenAttempt]: ...
+    def found(self, attempts: Iterable[OpenAttempt]) -> None: ...
     def listed(self) -> list[OpenAttempt]: ...
     async def close(self, attempt: AttemptId) -> None: ...
 
@@ -73,6 +79,8 @@ class Reconcile:
         """Wait for the drivers of a former daemon, then compare for ever."""
         async with asyncio.TaskGroup() as resumed:
             await self._drivers_back(resumed)
+            if not self.attempts.is_whole:
+                await self._remember()
             next_at = 0.0
             while True:
                 self.moved()
@@ -84,15 +92,31 @@ class Reconcile:
                 await self.wake.wait(next_at - asyncio.get_running_loop().time())
 
     async def _drivers_back(self, resumed: asyncio.TaskGroup) -> None:
-        """Until every cluster's driver has reported or is dead, for some seconds at most."""
-        deadline = asyncio.get_running_loop().time() + _RETURN_TIMEOUT_S
+        """Until every cluster's driver has reported or is dead, for some seconds at most: longer if runs hang on it."""
+        timeout_s = _RETURN_TIMEOUT_S if self.attempts.is_whole else _SEALS_TIMEOUT_S
+        deadline = asyncio.get_running_loop().time() + timeout_s
         while asyncio.get_running_loop().time() < deadline:
             self._resume_all(resumed)
             away = [name for name in self.clusters.names() if not self.drivers.has_reported(name)]
             if all([await self.clusters.look(name) is not None for name in away]):
                 return
             await self.wake.wait(_LOOK_EVERY_S)
-        log.get().warning("drivers_not_back", clusters=away, waited_s=_RETURN_TIMEOUT_S)
+        log.get().warning("drivers_not_back", clusters=away, waited_s=timeout_s)
+
+    async def _remember(self) -> None:
+        """What a former daemon had open and left no file of, from what drivers show of it."""
+        found = [one for one in self.attempts.unsealed(self.drivers.sealed()) if await self._is_claimed(one)]
+        self.attempts.found(found)
+        if found:
+            log.get().warning("attempts_remembered", attempts=len(found), reason="this home has no attempts.json")
+
+    async def _is_claimed(self, one: OpenAttempt) -> bool:
+        """A seal of an attempt that is over opens nothing. An API that does not say so now must end no run."""
+        try:
+            return await self.api.last_claim(one.run_id) == one.attempt
+        except FlowgroupError as exc:
+            log.get().warning("claim_not_read", run=one.run_id, reason=str(exc))
+            return True
 
     def _resume_all(self, resumed: asyncio.TaskGroup) -> None:
         busy = self.slots.held | self.resuming

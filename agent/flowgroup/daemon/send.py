@@ -92,6 +92,7 @@ class Sender:
             related=known.related,
             default_result_storage=known.default_result_storage,
             is_default_result_storage_known=known.is_default_result_storage_known,
+            seal=opened.seal,
         )
 
     async def _code(self, ref: BundleRef | None, deployment: Deployment) -> BundleCode | PrefectCode:

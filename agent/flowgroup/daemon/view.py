@@ -39,6 +39,7 @@ class View:
     suspends: dict[AttemptId, Suspend] = field(default_factory=dict)
     forgotten: set[AttemptId] = field(default_factory=set)
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
+    seals: tuple[str, ...] = ()
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _bells: dict[AttemptId, asyncio.Event] = field(default_factory=dict)
 

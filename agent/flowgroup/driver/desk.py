@@ -86,7 +86,12 @@ class Desk:
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
 
     def status(self) -> Status:
-        return Status(ready=True, attempts=tuple(carried.now() for carried in self._carried.values()))
+        all_of_them = self._carried.values()
+        return Status(
+            ready=True,
+            attempts=tuple(carried.now() for carried in all_of_them),
+            seals=tuple(carried.order.seal for carried in all_of_them if carried.order.seal),
+        )
 
     def take(self, order: Order) -> None:
         """Start the order's child. An attempt that is known already is left alone: sending twice is harmless."""

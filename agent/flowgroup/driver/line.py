@@ -81,9 +81,11 @@ class Line:
             await asyncio.gather(telling, hearing, return_exceptions=True)
 
     async def _tell(self, writer: asyncio.StreamWriter, interval_s: float) -> None:
+        seals: dict[str, tuple[str, ...]] = {}
         while True:
             self._changed.clear()
-            writer.write(encode(self._status()))
+            writer.write(encode(self._status().model_copy(update=seals)))
+            seals = {"seals": ()}  # what came later on this line is of the daemon that it leads to
             await writer.drain()
             try:
                 await asyncio.wait_for(self._changed.wait(), interval_s)

@@ -51,7 +51,14 @@ class Events:
         self._url = f"{settings.api_url}/events/out".replace("http", "ws", 1)
         self._settings = settings
         self._pool_id = pool_id
+        self._socket: ClientConnection | None = None
         self.is_connected = False
+
+    def follow(self, pool_id: str) -> None:
+        """From now on another pool's: ours was deleted and made again. The stream begins anew."""
+        self._pool_id = pool_id
+        if self._socket:
+            self._socket.transport.abort()
 
     async def notices(self) -> AsyncIterator[Notice]:
         """Notices without end; reconnects by itself."""
@@ -82,6 +89,7 @@ class Events:
             open_timeout=_OPEN_TIMEOUT_S,
             max_size=_MAX_FRAME_BYTES,
         ) as socket:
+            self._socket = socket
             await self._subscribe(socket)
             self._connected(True)
             yield Notice("connected")

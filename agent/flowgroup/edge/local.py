@@ -10,6 +10,7 @@ import platform
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Local:
     driver: DriverSettings = field(default_factory=DriverSettings)
     python: str = ".".join(platform.python_version_tuple()[:2])
     relay_key: str = ""
+    renew_every_s: float | None = None
     _worker_starts: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,9 @@ class Local:
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""
         return None
+
+    async def renew(self, names: Sequence[ClusterName]) -> None:
+        """Nobody else removes clusters of this machine."""
 
     @property
     def listen(self) -> Listen:

@@ -31,22 +31,23 @@ class OpenAttempt:
 
 
 class RelayControl:
-    """`relay` says where the relay listens now, and on one machine sees to it that one does."""
+    """
+    `relay` says where the relay listens now, and on one machine sees to it that one does. `daemon` tells ours apart from other
+    daemons' attempts at the same relay.
+    """
 
-    def __init__(self, relay: Callable[[], Awaitable[Endpoint]], key: str, *, ttl_s: float) -> None:
+    def __init__(self, relay: Callable[[], Awaitable[Endpoint]], key: str, *, ttl_s: float, daemon: str = "") -> None:
         self._relay = relay
+        self._daemon = daemon
         self._key = key
         self._ttl_s = ttl_s
         self._client: tuple[Endpoint, httpx.AsyncClient] | None = None
         self._lock = asyncio.Lock()
 
     async def level(self, attempts: Sequence[OpenAttempt]) -> None:
-        """Exactly these are open from now on. Raises Transient when the relay does not answer."""
-        body = {"attempts": [{"attempt": one.attempt, **self._body(one)} for one in attempts]}
+        """Exactly these of ours are open from now on. Raises Transient when the relay does not answer."""
+        body = {"daemon": self._daemon, "attempts": [{"attempt": one.attempt, **self._body(one)} for one in attempts]}
         await self._call("PUT", "/flowgroup/attempts", body)
-
-    async def open(self, attempt: OpenAttempt) -> None:
-        await self._call("PUT", f"/flowgroup/attempts/{attempt.attempt}", self._body(attempt))
 
     async def close(self, attempt: AttemptId) -> None:
         await self._call("DELETE", f"/flowgroup/attempts/{attempt}", None)

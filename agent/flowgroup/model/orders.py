@@ -66,6 +66,9 @@ class Order(_Frame):
         default=None, description="id of the block that the server keeps results in by default, if it names one"
     )
     is_default_result_storage_known: bool = Field(default=False, description="False: ask for it")
+    seal: str = Field(
+        default="", repr=False, description="what the driver shows to the next daemon; it says nothing here"
+    )
 
 
 class Cancel(_Frame):
@@ -141,6 +144,9 @@ class Status(_Frame):
     workers: int = 0
     trouble: str | None = Field(default=None, description="why it will never be ready, if it will not")
     attempts: tuple[Attempt, ...] = ()
+    seals: tuple[str, ...] = Field(
+        default=(), repr=False, description="of the attempts, in the first status of a line: the daemon may be another"
+    )
 
 
 ToDriver = Annotated[Order | Cancel | Suspend | Forget | Shutdown, Field(discriminator="type")]

@@ -101,10 +101,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An attempt that the relay knows, with the token that its child will show."""
+    """An attempt that the relay knows, with the token that its child will show, and the seal that its driver keeps."""
 
     attempt: AttemptId
     token: Token
+    seal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

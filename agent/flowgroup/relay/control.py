@@ -42,6 +42,7 @@ class _Named(_Opened):
 
 class _Level(BaseModel):
     attempts: list[_Named]
+    daemon: str = Field(default="", max_length=_MOST_KEY_CHARS)
 
 
 class _Sign(BaseModel):
@@ -58,11 +59,12 @@ class Control:
         self._key = control_key
 
     async def level(self, request: Request) -> Response:
-        """`PUT /flowgroup/attempts`: exactly these are open."""
+        """`PUT /flowgroup/attempts`: exactly these of that daemon are open."""
         said = await self._said(request, _Level)
         if isinstance(said, Response):
             return said
-        self._attempts.level((self._opening(one.attempt, one) for one in said.attempts), time.monotonic())
+        openings = [self._opening(one.attempt, one, said.daemon) for one in said.attempts]
+        self._attempts.level(openings, time.monotonic(), said.daemon)
         return JSONResponse({"open": len(self._attempts)})
 
     async def open(self, request: Request) -> Response:
@@ -77,7 +79,7 @@ class Control:
         """`DELETE /flowgroup/attempts/{attempt}`. Closing what is not open is fine."""
         if not door.shows_key(request.headers, self._key):
             return _not_the_daemon()
-        self._attempts.close(AttemptId(request.path_params["attempt"]), time.monotonic())
+        self._attempts.close(AttemptId(request.path_params["attempt"]))
         return Response(status_code=204)
 
     async def health(self, request: Request) -> Response:
@@ -98,13 +100,14 @@ class Control:
         asked = await _parsed(request, _Sign, limit_bytes=16 * 1024)
         return asked if isinstance(asked, Response) else await _signed(attempt, asked)
 
-    def _opening(self, attempt: str, said: _Opened) -> Opening:
+    def _opening(self, attempt: str, said: _Opened, daemon: str = "") -> Opening:
         return Opening(
             attempt=AttemptId(attempt),
             run_id=RunId(str(said.run_id)),
             token_sha256=said.token_sha256,
             results=said.results,
             ttl_s=said.ttl_s if said.ttl_s is not None else self._settings.attempt_ttl_s,
+            daemon=daemon,
         )
 
     async def _said(self, request: Request, form: type[Said]) -> Said | Response:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from flowgroup.edge import forward
 from flowgroup.relay.tokens import Attempts, OpenAttempt
 
+NOT_KNOWN_YET = "the relay has just started and does not know the open runs yet"
 NOT_OPEN = "this run's attempt is not open: it has ended, or another attempt of the run has taken its place"
 
 
@@ -35,9 +36,11 @@ def shown_token(headers: Mapping[str, str]) -> str | None:
 def admit(attempts: Attempts, headers: Mapping[str, str]) -> OpenAttempt | Response:
     """The attempt that is calling, or what to answer instead."""
     if not attempts.known:
-        return forward.away("the relay has just started and does not know the open runs yet")
+        return forward.away(NOT_KNOWN_YET)
     token = shown_token(headers)
     attempt = attempts.find(token) if token else None
+    if attempt is None and token and attempts.may_be_open(token):
+        return forward.away(NOT_KNOWN_YET)
     if attempt is None:
         return JSONResponse({"detail": NOT_OPEN if token else "no token was shown"}, 401)
     return attempt

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from flowgroup import log, metrics
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import named
+from flowgroup.relay import door, named
 from flowgroup.relay.delivery import Delivery
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import Pending
@@ -54,7 +54,7 @@ class Records:
         as it is.
         """
         if not self._attempts.known:
-            return forward.away("the relay has just started and does not know the open runs yet")
+            return forward.away(door.NOT_KNOWN_YET)
         try:
             body = await forward.read_body(request, limit_bytes=_MOST_BYTES)
             records = _Records.model_validate(json.loads(body))
@@ -78,6 +78,8 @@ class Records:
         for said in records.attempts:
             count += len(said.logs) + len(said.events)
             attempt = self._attempts.find(said.token)
+            if attempt is None and self._attempts.may_be_open(said.token):
+                raise Transient(door.NOT_KNOWN_YET)
             if attempt is not None:
                 logs += [_raw(one) for one in said.logs if await self._may_pass(attempt, one, named.log_names)]
                 events += [_raw(one) for one in said.events if await self._may_pass(attempt, one, named.event_names)]

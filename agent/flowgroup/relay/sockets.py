@@ -92,8 +92,7 @@ class Sockets:
             return
         attempt = self._attempts.find(frame) if frame else None
         if attempt is None:
-            metrics.RELAY_REQUESTS.labels("unauthorized").inc()
-            await pump.close(socket, pump.Ending(pump.POLICY, door.NOT_OPEN))
+            await self._close_unknown(socket, frame)
             return
         try:
             async with self._dialled(socket, path) as upstream:
@@ -101,6 +100,13 @@ class Sockets:
         except Transient as exc:
             metrics.RELAY_REQUESTS.labels("away").inc()
             await pump.close(socket, pump.Ending(pump.TRY_AGAIN, str(exc)))
+
+    async def _close_unknown(self, socket: WebSocket, token: str) -> None:
+        if self._attempts.may_be_open(token):
+            await pump.close(socket, pump.Ending(pump.TRY_AGAIN, door.NOT_KNOWN_YET))
+            return
+        metrics.RELAY_REQUESTS.labels("unauthorized").inc()
+        await pump.close(socket, pump.Ending(pump.POLICY, door.NOT_OPEN))
 
     async def _pass(self, socket: WebSocket, upstream: ClientConnection, attempt: OpenAttempt, *, judged: bool) -> None:
         """

@@ -68,8 +68,8 @@ class Belongings:
 @dataclass(frozen=True, slots=True)
 class Opening:
     """
-    One attempt as the daemon opens it. `results` is the folder below which its child may have addresses
-    signed.
+    One attempt as its daemon opens it. `results` is the folder below which its child may have addresses
+    signed; `daemon` tells the daemons of several pools apart.
     """
 
     attempt: AttemptId
@@ -77,6 +77,7 @@ class Opening:
     token_sha256: str
     results: str | None
     ttl_s: float
+    daemon: str = ""
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class OpenAttempt:
     token_sha256: str
     results: str | None
     until: float
+    daemon: str
     belongings: Belongings = field(repr=False)
 
 
@@ -95,8 +97,9 @@ class Attempts:
     """
     All open attempts. Times are of one monotonic clock, which the caller reads.
 
-    `known` is false from the start until the daemon has said something: a relay that was restarted must not
-    refuse a run that it merely does not know yet.
+    `known` is false from the start until a daemon has said what is open: a relay that was restarted must not
+    refuse a run that it merely does not know yet. Of several daemons each speaks for its own attempts, and a
+    token begins with the name of its daemon, so that one of them is not taken for all (`may_be_open`).
 
     An attempt's time runs out only by what the daemon says: at its last word, was this attempt already past
     its time? While the daemon is away nothing runs out, so that its restart ends no run.
@@ -104,6 +107,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self.known = False
+        self._heard_of: set[str] = set()
         self._by_token: dict[str, OpenAttempt] = {}
         self._by_id: dict[AttemptId, OpenAttempt] = {}
 
@@ -113,23 +117,27 @@ class Attempts:
     def open(self, opening: Opening, now: float) -> None:
         """Open or extend one attempt. What is known to belong to it stays known."""
         self._put(opening, now)
-        self._heard(now)
+        self._heard(opening.daemon, now)
 
-    def level(self, openings: Iterable[Opening], now: float) -> None:
-        """Exactly these are open from now on."""
+    def level(self, openings: Iterable[Opening], now: float, daemon: str = "") -> None:
+        """Exactly these of this daemon are open from now on."""
         wanted = {opening.attempt: opening for opening in openings}
-        for gone in [id for id in self._by_id if id not in wanted]:
+        for gone in [id for id, one in self._by_id.items() if one.daemon == daemon and id not in wanted]:
             self._drop(gone)
         for opening in wanted.values():
             self._put(opening, now)
-        self._heard(now)
+        self._heard(daemon, now)
 
-    def close(self, attempt: AttemptId, now: float) -> bool:
-        """Close one attempt; whether it was open."""
+    def close(self, attempt: AttemptId) -> bool:
+        """Close one attempt; whether it was open. It says nothing of the others."""
         was_open = attempt in self._by_id
         self._drop(attempt)
-        self._heard(now)
         return was_open
+
+    def may_be_open(self, token: str) -> bool:
+        """Whether a token that is not found may be of a daemon that has said nothing yet."""
+        daemon, is_named, _ = token.partition(".")
+        return not self.known or (bool(is_named) and daemon not in self._heard_of)
 
     def find(self, token: str) -> OpenAttempt | None:
         """The attempt whose token this is, if it is open."""
@@ -158,6 +166,7 @@ class Attempts:
             token_sha256=opening.token_sha256,
             results=opening.results,
             until=until,
+            daemon=opening.daemon,
             belongings=Belongings(opening.run_id),
         )
         self._by_id[opened.id] = self._by_token[opened.token_sha256] = opened
@@ -167,7 +176,8 @@ class Attempts:
         if gone is not None and self._by_token.get(gone.token_sha256) is gone:
             del self._by_token[gone.token_sha256]
 
-    def _heard(self, now: float) -> None:
+    def _heard(self, daemon: str, now: float) -> None:
         self.known = True
-        for id in [open.id for open in self._by_id.values() if open.until < now]:
+        self._heard_of.add(daemon)
+        for id in [open.id for open in self._by_id.values() if open.daemon == daemon and open.until < now]:
             self._drop(id)

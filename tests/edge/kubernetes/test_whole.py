@@ -60,6 +60,7 @@ class World:
     store: dict[str, str]
     daemon: Daemon
     relay_port: int
+    operator: Operator
 
     def deploy(self, flow: str, name: str, *more: str) -> str:
         return self.stack.deploy(flow, name, *more, store="s3://flowgroup/team", env=self.store)
@@ -112,7 +113,8 @@ def world(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         stack.callback(daemon.stop)
         daemon.start()
         api = stack.enter_context(httpx.Client(base_url=prefect_api, timeout=90, transport=Patient()))
-        yield World(Stack(prefect_api, api, home, pool, None), kubectl, store, daemon, relay_port)  # type: ignore[arg-type]
+        made = Stack(prefect_api, api, home, pool, None)  # type: ignore[arg-type]
+        yield World(made, kubectl, store, daemon, relay_port, operator)
 
 
 def _environment(url: str, folder: Path, ca: FakeCA) -> dict[str, str]:

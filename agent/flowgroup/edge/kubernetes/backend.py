@@ -7,13 +7,14 @@ is taken as done, so that a cluster that was half made is finished, and several 
 
 import asyncio
 import hmac
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flowgroup import log
-from flowgroup.edge.kubernetes import diagnose, manifests, network, removal, seen
+from flowgroup.edge.kubernetes import diagnose, lease, manifests, network, removal, seen
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
     DASK_CLUSTERS,
@@ -180,6 +181,15 @@ class Kubernetes:
             await removal.remove(self.client, name, operator_timeout_s=self._settings.operator_timeout_s)
         finally:
             self._levels.drop()
+
+    # Kept
+
+    @property
+    def renew_every_s(self) -> float:
+        return self._settings.renew_every_s
+
+    async def renew(self, names: Sequence[ClusterName]) -> None:
+        await lease.renew(self.client, await self._levels.now(), names, every_s=self.renew_every_s)
 
     # Seen
 

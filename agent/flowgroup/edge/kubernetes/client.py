@@ -124,15 +124,19 @@ class Client:
                 return Listed(tuple(items), _answered_at(answer))
             query = {**query, "continue": more}
 
-    async def delete(self, kind: Kind, name: str, *, foreground: bool = False, uid: str = "") -> None:
+    async def delete(
+        self, kind: Kind, name: str, *, foreground: bool = False, uid: str = "", version: str = ""
+    ) -> None:
         """
         Ask for its deletion; one that is not there is gone already.
 
-        With `foreground` what it owns goes first. With `uid` only that very object, and no later one of its name.
+        With `foreground` what it owns goes first. With `uid` only that very object, and no later one of its name; with
+        `version` only if nobody has changed it since.
         """
         body: Json = {"propagationPolicy": "Foreground" if foreground else "Background"}
-        if uid:
-            body["preconditions"] = {"uid": uid}
+        said = {"uid": uid, "resourceVersion": version}
+        if given := {name: value for name, value in said.items() if value}:
+            body["preconditions"] = given
         try:
             await self._call("DELETE", kind, name, body=body)
         except NotThere:

@@ -18,6 +18,8 @@ FLOW_ID = "flowgroup.dev/flow-id"
 MODE = "flowgroup.dev/mode"
 WORKERS = "flowgroup.dev/workers"
 KEY = "flowgroup.dev/key"
+RENEWED_AT = "flowgroup.dev/renewed-at"
+GOOD_FOR_S = "flowgroup.dev/good-for-s"
 DASK_COMPONENT = "dask.org/component"
 
 DRIVER, SCHEDULER, WORKER = "driver", "scheduler", "worker"

@@ -1,10 +1,10 @@
 """What Kubernetes says of a cluster's objects, as our own types. Pure."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, ROLE, WORKERS
+from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
 from flowgroup.model.ids import ClusterName
 
 Json = dict[str, Any]
@@ -42,7 +42,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A DaskCluster. `made_at` is of the API server's clock: seconds since 1970."""
+    """
+    A DaskCluster. `made_at` and `renewed_at` are of the API server's clock: seconds since 1970. A daemon says with each
+    renewal for how long it is good.
+    """
 
     name: ClusterName
     uid: str
@@ -51,6 +54,8 @@ class Owner:
     workers: int
     finalizers: tuple[str, ...] = ()
     version: str = ""
+    renewed_at: float = 0.0
+    good_for_s: float = 0.0
 
 
 def pod(item: Json) -> Pod:
@@ -77,16 +82,24 @@ def pod(item: Json) -> Pod:
 def owner(item: Json) -> Owner:
     """A DaskCluster, of which the metadata are enough."""
     metadata = item.get("metadata") or {}
-    workers = str((metadata.get("annotations") or {}).get(WORKERS, "0"))
+    noted = metadata.get("annotations") or {}
+    made_at = _seconds(metadata.get("creationTimestamp")) or 0.0
     return Owner(
         name=ClusterName(str(metadata.get("name"))),
         uid=str(metadata.get("uid")),
-        made_at=_seconds(metadata.get("creationTimestamp")) or 0.0,
+        made_at=made_at,
         is_leaving=bool(metadata.get("deletionTimestamp")),
-        workers=int(workers) if workers.isdecimal() else 0,
+        workers=_number(noted.get(WORKERS)),
         finalizers=tuple(metadata.get("finalizers") or ()),
         version=str(metadata.get("resourceVersion") or ""),
+        renewed_at=_seconds(noted.get(RENEWED_AT)) or made_at,
+        good_for_s=float(_number(noted.get(GOOD_FOR_S))),
     )
+
+
+def moment(at: float) -> str:
+    """Seconds since 1970 as Kubernetes writes times."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def replica_failure(deployment: Json) -> str:
@@ -119,6 +132,10 @@ def _container(entry: Json) -> Container:
         ended=str(ended.get("reason") or ""),
         restarts=int(entry.get("restartCount") or 0),
     )
+
+
+def _number(text: object) -> int:
+    return int(text) if isinstance(text, str) and text.isdecimal() else 0
 
 
 def _seconds(moment: object) -> float | None:
