@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from flowgroup import log
+from flowgroup.daemon import resolve
 from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
@@ -49,6 +50,8 @@ _GOODBYE_TIMEOUT_S = 3.0
 class Api(Protocol):
     async def template(self) -> dict[str, Any]: ...
     async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment: ...
+    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None: ...
+    async def variable(self, name: str) -> tuple[Any] | None: ...
     async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
     async def renew_lease(self, lease: str) -> None: ...
 
@@ -129,8 +132,10 @@ class Journeys:
         deployment = None
         if due.deployment_id:
             deployment = await self.api.deployment(due.deployment_id, due.deployment_version)
+        template = await self.api.template()
         try:
-            return place(due, deployment, await self.api.template(), self.policy)
+            told = await resolve.told(self.api, due, deployment, template)
+            return place(due, deployment, template, self.policy, told)
         except Refused as exc:
             return Crashed(str(exc))
 

@@ -17,7 +17,7 @@ from typing import Any
 from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
-from flowgroup.errors import Permanent
+from flowgroup.errors import Permanent, Refused
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
@@ -61,7 +61,15 @@ class Local:
         return [read for read in found.values() if read is not None]
 
     async def create(self, spec: ClusterSpec) -> Found:
-        """Start the cluster of this spec, or give the one that is there. Raises Permanent when it cannot start."""
+        """
+        Start the cluster of this spec, or give the one that is there. Raises Permanent when it cannot start, and Refused for
+        what only Kubernetes has.
+        """
+        if spec.pod:
+            raise Refused(
+                f"{next(iter(spec.pod.told()))} needs Kubernetes, and this agent runs clusters as processes of its machine "
+                "(FLOWGROUP_BACKEND): leave it out, or say the values by env"
+            )
         place = self._clusters / spec.name
         there = self._read(place)
         if there and await self.look(spec.name) is None:

@@ -19,11 +19,13 @@ from flowgroup.edge.pace import Pace
 from flowgroup.edge.pools import Pool, completed
 from flowgroup.edge.remembered import Remembered
 from flowgroup.edge.shapes import (
+    BlockAnswer,
     FlowRun,
     PoolAnswer,
     ScheduledRun,
     SetStateAnswer,
     State,
+    VariableAnswer,
     many,
     one,
 )
@@ -204,6 +206,28 @@ class Prefect(Remembered):
             "flow_run_id": run_id,
         }
         await self._wire.call("POST", "/logs/", [line])
+
+    # What job variables refer to
+
+    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None:
+        """A block's data with its secrets; None if there is none of that type and name."""
+        route = "/block_types/slug/{slug}/block_documents/name/{name}"
+        path = f"/block_types/slug/{quote(type_slug, safe='')}/block_documents/name/{quote(name, safe='')}"
+        try:
+            answer = await self._wire.call("GET", path, route=route, include_secrets="true")
+        except NotFound:
+            return None
+        return one(BlockAnswer, answer, f"the block {type_slug}/{name}").data
+
+    async def variable(self, name: str) -> tuple[Any] | None:
+        """A variable's value, alone in a tuple: the value may be None. None if there is no such variable."""
+        try:
+            answer = await self._wire.call(
+                "GET", f"/variables/name/{quote(name, safe='')}", route="/variables/name/{name}"
+            )
+        except NotFound:
+            return None
+        return (one(VariableAnswer, answer, f"the variable {name}").value,)
 
     # Inside
 

@@ -50,7 +50,7 @@ class Order(_Frame):
         default=None, description="unix time before which the child must not propose Running"
     )
     code: Annotated[BundleCode | PrefectCode, Field(discriminator="kind")]
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
     dask: bool = False
     results: str | None = Field(default=None, description="address of the folder in the object store for results")
     memory_limit_bytes: int | None = None

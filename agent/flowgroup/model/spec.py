@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowgroup.model.bundle import canonical_json
 from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
+from flowgroup.model.pod import PodExtras
 from flowgroup.model.variables import JobVariables, WorkerGroup
 
 # A fork shares these with its parent, so they belong to the generation and not to the run.
@@ -37,6 +38,7 @@ class ClusterSpec(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     run_id: RunId | None = None
     """Only for `per-run`: the run that the cluster is for."""
+    pod: PodExtras | None = None
 
     @property
     def name(self) -> ClusterName:
@@ -44,7 +46,9 @@ class ClusterSpec(BaseModel):
         flow = slug(self.flow_name)
         if flow[0].isdigit():  # the name of a Kubernetes Service begins with a letter
             flow = slug(f"flow-{flow}")
-        return ClusterName(f"{flow}-{digest(canonical_json(self.model_dump(mode='json')))[:12]}")
+        # What came later counts only where it is said: it moves no name of a cluster that is there.
+        said = self.model_dump(mode="json", exclude={"pod"} if self.pod is None else None)
+        return ClusterName(f"{flow}-{digest(canonical_json(said))[:12]}")
 
     @property
     def has_workers(self) -> bool:
@@ -96,4 +100,5 @@ def spec_of(
         start_script=variables.start_script,
         env={name: value for name, value in process_wide(variables.env).items() if name not in env_of_run},
         run_id=run_id if variables.mode == "per-run" else None,
+        pod=variables.pod_extras(),
     )
