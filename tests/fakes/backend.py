@@ -21,6 +21,7 @@ from flowgroup.model.orders import (
     Forget,
     Hello,
     Order,
+    Remark,
     Shutdown,
     Status,
     Suspend,
@@ -154,6 +155,7 @@ class FakeBackend:
     trouble: str | None = None
     dies_at_start: str | None = None
     waits_for: str | None = None
+    told: tuple[Remark, ...] = ()
     relay_socket: Path = Path("/nonexistent")
     fail: dict[str, FlowgroupError] = field(default_factory=dict)
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
@@ -215,6 +217,9 @@ class FakeBackend:
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        return self.told
 
     @property
     def listen(self) -> Path:

@@ -21,6 +21,7 @@ from flowgroup.errors import Permanent, Refused
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
+from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import WorkerGroup
 from flowgroup.settings import DriverSettings, PrefectSettings
@@ -109,6 +110,10 @@ class Local:
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""
         return None
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        """There are no images here."""
+        return ()
 
     @property
     def listen(self) -> Listen:

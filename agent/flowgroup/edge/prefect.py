@@ -198,14 +198,13 @@ class Prefect(Remembered):
 
     async def write_log(self, run_id: RunId, level: str, message: str) -> None:
         """A line in the run's own log."""
-        line = {
-            "name": "flowgroup",
-            "level": _LEVELS[level],
-            "message": sayable(message),
-            "timestamp": datetime.now(UTC).isoformat(),
-            "flow_run_id": run_id,
-        }
-        await self._wire.call("POST", "/logs/", [line])
+        await self._wire.call("POST", "/logs/", [_line(run_id, "flowgroup", message, level=level)])
+
+    async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None:
+        """Lines in the run's own log, in this order."""
+        now = datetime.now(UTC)
+        told = [_line(run_id, logger, line, at=now + timedelta(microseconds=nr)) for nr, line in enumerate(lines)]
+        await self._wire.call("POST", "/logs/", told)
 
     # What job variables refer to
 
@@ -280,6 +279,18 @@ def sayable(text: str) -> str:
     """Text that every server can store: no NUL, which Postgres refuses, no lone surrogate, and not without end."""
     clean = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     return clean if len(clean) <= _SAYABLE_CHARS else clean[: _SAYABLE_CHARS - 1] + "…"
+
+
+def _line(
+    run_id: RunId, logger: str, message: str, *, level: str = "info", at: datetime | None = None
+) -> dict[str, Any]:
+    return {
+        "name": logger,
+        "level": _LEVELS[level],
+        "message": sayable(message),
+        "timestamp": (at or datetime.now(UTC)).isoformat(),
+        "flow_run_id": run_id,
+    }
 
 
 def _is_claim(state: State) -> bool:

@@ -37,6 +37,13 @@ class PrefectCode(_Frame):
     kind: Literal["prefect"] = "prefect"
 
 
+class Remark(_Frame):
+    """A line of the daemon's own for a run's log."""
+
+    text: str
+    is_warning: bool = False
+
+
 class Order(_Frame):
     """Run this attempt. Sending it twice is harmless: the driver knows attempts by name."""
 
@@ -54,6 +61,7 @@ class Order(_Frame):
     dask: bool = False
     results: str | None = Field(default=None, description="address of the folder in the object store for results")
     memory_limit_bytes: int | None = None
+    remarks: tuple[Remark, ...] = ()
     flow_run: dict[str, Any] | None = Field(
         default=None, repr=False, description="the run as Prefect's API has it after the claim; None: ask for it"
     )
@@ -140,6 +148,7 @@ class Status(_Frame):
     ready: bool
     workers: int = 0
     trouble: str | None = Field(default=None, description="why it will never be ready, if it will not")
+    start_log: tuple[str, ...] = Field(default=(), description="with trouble: what the start script said")
     attempts: tuple[Attempt, ...] = ()
 
 
