@@ -172,9 +172,9 @@ class JobVariables(BaseModel):
                 raise ValueError(f"two groups are named {name!r}")
         return groups
 
-    @field_validator("env")
+    @field_validator("env", "env_value_from")
     @classmethod
-    def _names(cls, env: dict[str, str | None]) -> dict[str, str | None]:
+    def _names(cls, env: dict[str, Any]) -> dict[str, Any]:
         pod.check_names(env)
         return env
 
