@@ -1,5 +1,6 @@
 """`{{ prefect.… }}` in job variables: asked of the API for each run, and refused by name where it may not be."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from flowgroup.daemon.resolve import told
 from flowgroup.edge.wire import Unauthorized
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.runs import Crashed, Placement
+from flowgroup.model.spec import ClusterSpec
 from tests.daemon.test_placement import POLICY, deployment, due, template
 from tests.fakes.prefect_api import FakePrefect
 from tests.fakes.world import World, line
@@ -82,7 +84,6 @@ async def test_a_variable_may_stand_anywhere_and_keeps_its_type_when_it_is_alone
         ({"image": f"x/{SECRET}"}, r"job variable image refers to a block .*only values of env"),
         ({"start_script": SECRET}, "job variable start_script refers to a block"),
         ({"worker_groups": [{"name": "gpu", "image": SECRET}]}, r"job variable worker_groups\.0\.image"),
-        ({"env": {"DASK_TOKEN": SECRET}}, r"job variable env\.DASK_TOKEN .*env_value_from"),
         ({"env": {"A": "{{ prefect.blocks.secret.none }}"}}, "no block 'none' of type 'secret'. Make it"),
         ({"env": {"A": "{{ prefect.blocks.secret }}"}}, r"wants prefect\.blocks\.TYPE\.NAME"),
         ({"env": {"A": "{{ prefect.blocks.db.main }}"}}, r"env\.A is a whole block"),
@@ -109,6 +110,24 @@ async def test_nothing_shows_a_value_that_was_a_block() -> None:
     assert plan.env == {"A": "hush"}
     assert "hush" not in repr(plan)
     assert "hush" not in plan.spec.model_dump_json()
+
+
+async def test_of_what_processes_start_with_a_block_is_the_clusters_and_only_a_keyed_hash_of_it_is_in_its_spec() -> (
+    None
+):
+    api = Known()
+    plans = []
+    for value, key in (("hush", "k"), ("hush", "k"), ("other", "k"), ("hush", "another key")):
+        api.blocks["secret/mine"] = {"value": value}
+        whole = deployment(job_variables={"env": {"DASK_TOKEN": SECRET, "DASK_X": "1", "MINE": SECRET}})
+        policy = replace(POLICY, key=key)
+        plans.append(place(due(), whole, template(), policy, await told(api, due(), whole, template())))
+    one, same, other, foreign = (plan.spec for plan in plans)
+    assert one.name == same.name
+    assert len({one.name, other.name, foreign.name}) == 3
+    assert (one.env, one.secrets, set(one.secret_env)) == ({"DASK_X": "1"}, {"DASK_TOKEN": "hush"}, {"DASK_TOKEN"})
+    assert "hush" not in one.model_dump_json() + repr(plans[0])
+    assert ClusterSpec.model_validate_json(one.model_dump_json()).name == one.name
 
 
 @pytest.mark.looptime

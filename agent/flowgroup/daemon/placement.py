@@ -6,7 +6,7 @@ change. It never asks anybody, and never opens a bundle: it checks what is said 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ from flowgroup.model import references
 from flowgroup.model.bundle import Statement
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
-from flowgroup.model.spec import process_wide, spec_of
+from flowgroup.model.spec import process_wide, sealed, spec_of
 from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
 _SIGNED = ("image", "start script", "environment", "environment by reference, volumes or service account")
@@ -31,6 +31,8 @@ class Policy:
     public_keys: tuple[str, ...] = ()
     python: str | None = None
     idle_timeout_s: float = 300.0
+    key: str = field(default="", repr=False)
+    """What hashes of secret values are made with; the same in the next daemon."""
 
 
 def said(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def place(
             "Deploy the flow and start a run of that deployment."
         )
     layers = _layers(due, deployment, template)
-    variables = parse(references.filled(merged(*layers), told))
+    values = merged(*layers)
+    variables = parse(references.filled(values, told))
     spec = spec_of(
         variables,
         flow_id=deployment.flow_id,
@@ -66,6 +69,7 @@ def place(
         run_id=due.id,
         env_of_run=frozenset(layers[-1].get("env") or {}),
     )
+    spec = sealed(spec, references.with_blocks(values), policy.key)
     if variables.bundle is not None:
         _check_papers(variables, deployment, policy)
     else:

@@ -27,6 +27,7 @@ from flowgroup.model.variables import WorkerGroup
 from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
+_ENV_FILE = "env.json"
 _GRACE_S = 3.0
 _RELAY_START_S = 30.0
 _TAIL_LINES = 8
@@ -79,6 +80,9 @@ class Local:
         place.mkdir(mode=0o700)
         self._secret(place / "secret")
         (place / "spec.json").write_text(spec.model_dump_json())  # not on a command line: anybody can read those
+        if spec.secrets:  # a worker that dies is started again with them, by another daemon maybe
+            (place / _ENV_FILE).touch(mode=0o600)
+            (place / _ENV_FILE).write_text(json.dumps(spec.secrets))
         try:
             self._write(place, spec, self._start(place, spec))
         except OSError as exc:
@@ -172,7 +176,7 @@ class Local:
             *("--relay", str(self.folder / "relay.sock")),
             *("--storage", str(self.folder / "results")),
         )
-        env = {**settings.environment_for_drivers(self.driver), **spec.env}
+        env = {**settings.environment_for_drivers(self.driver), **spec.env, **_json(place / _ENV_FILE)}
         dask_env, started = self._dask_env(place, spec), {}
         if spec.has_workers:
             started["scheduler"] = spawn(_scheduler(place), env=dask_env, cwd=place, log=place / "scheduler.log")
@@ -185,7 +189,8 @@ class Local:
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
         env = settings.environment_for_clusters(self.driver)
         lean = {"FLOWGROUP_DRIVER_LEAN": str(self.driver.lean)}
-        return {**env, **lean, **SHORT_LOGS, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **QUIET}
+        said = {**spec.env, **_json(place / _ENV_FILE)}
+        return {**env, **lean, **SHORT_LOGS, **scratch, **said, "PREFECT_HOME": str(place / "prefect"), **QUIET}
 
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
         return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")

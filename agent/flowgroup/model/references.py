@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flowgroup.errors import Refused
-from flowgroup.model.spec import is_process_wide
 
 BLOCKS, VARIABLES = "prefect.blocks.", "prefect.variables."
 _PLACE = re.compile(r"\{\{\s*(prefect\.(?:blocks|variables)\.[^{}\s]+)\s*\}\}")
@@ -28,6 +27,15 @@ def found(values: Mapping[str, Any]) -> set[str]:
                 _may_be_a_block(where, name)
             names.add(name)
     return names
+
+
+def with_blocks(values: Mapping[str, Any]) -> frozenset[str]:
+    """The names in `env` whose values have a block in them: nobody but the cluster's processes may see what they become."""
+    env = values.get("env")
+    if not isinstance(env, dict):
+        return frozenset()
+    names = {name: _PLACE.findall(text) for name, text in env.items() if isinstance(text, str)}
+    return frozenset(name for name, said in names.items() if any(one.startswith(BLOCKS) for one in said))
 
 
 def filled(values: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,11 +78,6 @@ def _may_be_a_block(where: str, name: str) -> None:
         raise Refused(
             f"the job variable {where} refers to a block ({{{{ {name} }}}}), and only values of env may, for blocks hold "
             "secrets: write the value itself, or keep it in a Prefect variable"
-        )
-    if is_process_wide(where.removeprefix(_ENV)):
-        raise Refused(
-            f"the job variable {where} refers to a block ({{{{ {name} }}}}), and belongs to all processes of the cluster: on "
-            "Kubernetes say it by env_value_from and a Secret, or choose another name for it"
         )
 
 

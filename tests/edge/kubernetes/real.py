@@ -79,7 +79,8 @@ def namespace(config: str) -> Iterator[Kubectl]:
         yield kubectl
     finally:
         for cluster in kubectl.names("daskclusters"):
-            kubectl("patch", cluster, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+            with contextlib.suppress(AssertionError):  # it has just gone by itself
+                kubectl("patch", cluster, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
         kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -92,6 +92,7 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
     variables = {
         "env": {
             "TOKEN_OF_BLOCK": f"Bearer {{{{ prefect.blocks.secret.{name} }}}}",
+            "DASK_FLOWGROUP_TEST": f"{{{{ prefect.blocks.secret.{name} }}}}",
             "COLOUR": f"{{{{ prefect.variables.{name.replace('-', '_')} }}}}",
         },
         "env_from": [{"configMapRef": {"name": "site"}}, {"secretRef": {"name": "db"}, "prefix": "DB_"}],
@@ -113,7 +114,7 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
         "idle_timeout_s": 60,
     }
     asked = {
-        "names": ["DB_PASSWORD", "DB_user", "SITE", "TOKEN_OF_BLOCK", "COLOUR"],
+        "names": ["DB_PASSWORD", "DB_user", "SITE", "TOKEN_OF_BLOCK", "COLOUR", "DASK_FLOWGROUP_TEST"],
         "files": ["/etc/app/app.ini", "/word/password"],
         "modules": ["installed_by_script"],
     }
@@ -123,6 +124,7 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
         "DB_PASSWORD": WORD,
         "DB_user": "me",
         "SITE": "north",
+        "DASK_FLOWGROUP_TEST": f"{WORD}-block",
         "/etc/app/app.ini": "x = 1",
         "/word/password": WORD,
         "installed_by_script": True,
@@ -150,10 +152,14 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
 
     answer = world.stack.api.patch(f"/block_documents/{made}", json={"data": {"value": "changed"}})
     assert answer.is_success, answer.text
-    again = world.start(lab, variables, what="finds", with_={**asked, "names": ["TOKEN_OF_BLOCK"]})
-    assert world.stack.wait(again, timeout_s=60)["state_name"] == "Completed", world.stack.message(again)
-    assert found(world, again)["run"]["TOKEN_OF_BLOCK"] == "Bearer changed"
-    assert world.stack.cluster_of(again) == world.stack.cluster_of(run)
+    again = world.start(
+        lab, variables, what="finds", with_={**asked, "names": ["TOKEN_OF_BLOCK", "DASK_FLOWGROUP_TEST"]}
+    )
+    assert world.stack.wait(again, timeout_s=180)["state_name"] == "Completed", world.stack.message(again)
+    told_again = found(world, again)
+    assert told_again["run"]["TOKEN_OF_BLOCK"] == "Bearer changed"
+    assert [told_again[where]["DASK_FLOWGROUP_TEST"] for where in ("run", "worker")] == ["changed", "changed"]
+    assert world.stack.cluster_of(again) != world.stack.cluster_of(run)
 
 
 def test_what_is_not_there_is_said_by_name_in_time(world: World, lab: str) -> None:

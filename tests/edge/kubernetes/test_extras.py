@@ -1,6 +1,8 @@
 """What a deployment adds to its cluster's pods, as Kubernetes gets it; and what their kubelets say of it."""
 
 import asyncio
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Container, Pod
 from flowgroup.errors import Refused
 from flowgroup.model.ids import ClusterName
+from flowgroup.model.spec import sealed
 from flowgroup.model.variables import parse
 from tests.edge.kubernetes.test_backend import backend_on, waiting
 from tests.edge.kubernetes.test_manifests import env_of, ground, made, pods, spec
@@ -50,6 +53,17 @@ def test_what_the_spec_and_we_say_of_a_variable_is_stronger() -> None:
     names = [entry["name"] for entry in container["env"]]
     assert len(names) == len(set(names))
     assert [entry["name"] for entry in container["env"] if "valueFrom" in entry] == ["MINE"]
+
+
+def test_secret_values_are_in_the_clusters_own_secret_and_nowhere_else() -> None:
+    of = sealed(spec(workers=1, env={"DASK_TOKEN": "hush", "DASK_X": "1"}), frozenset({"DASK_TOKEN"}), "key")
+    objects = made(of)
+    assert base64.b64decode(objects[f"Secret/{of.name}"]["data"]["env.DASK_TOKEN"]) == b"hush"
+    entry = {"name": "DASK_TOKEN", "valueFrom": {"secretKeyRef": {"name": of.name, "key": "env.DASK_TOKEN"}}}
+    assert all(entry in pod["containers"][0]["env"] for pod in pods(of).values())
+    others = {name: one for name, one in objects.items() if not name.startswith("Secret/")}
+    assert "hush" not in json.dumps(others)
+    assert json.loads(objects[f"ConfigMap/{of.name}"]["data"]["spec.json"])["secret_env"].keys() == {"DASK_TOKEN"}
 
 
 def test_a_service_account_is_one_of_those_that_are_allowed_and_its_token_is_mounted_only_where_that_is_said() -> None:

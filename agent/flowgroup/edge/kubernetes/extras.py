@@ -22,6 +22,7 @@ _START = (
     f"bash -e {START_FOLDER}/{START_KEY} || {{ code=$?; "
     f'echo "flowgroup: the start script ended with status $code" >&2; exit {START_FAILED}; }}; exec "$@"'
 )
+_ENV_KEY = "env."
 _MOUNTED = ":token"
 
 
@@ -29,9 +30,13 @@ def added(pod: Json, spec: ClusterSpec, ground: Ground) -> Json:
     """
     The PodSpec of a process of the cluster with what the deployment adds. Raises Refused for what this cluster does not allow.
     """
+    (container,) = pod["containers"]
+    if spec.secret_env:
+        env = [entry for entry in container["env"] if entry["name"] not in spec.secret_env]
+        container = {**container, "env": [*env, *_secret_env(spec)]}
+        pod = {**pod, "containers": [container]}
     if spec.pod is None:
         return pod
-    (container,) = pod["containers"]
     container = {**container, **_environment(container["env"], spec.pod)}
     container["volumeMounts"] = [*container["volumeMounts"], *map(_mount, _told(spec.pod, "volumeMounts"))]
     volumes = [*pod["volumes"], *map(_volume, _told(spec.pod, "volumes"))]
@@ -54,6 +59,18 @@ def after_start_script(pod: Json, spec: ClusterSpec) -> Json:
         "volumeMounts": [*container["volumeMounts"], mount],
     }
     return {**pod, "containers": [container], "volumes": [*pod["volumes"], script]}
+
+
+def secret_data(spec: ClusterSpec) -> dict[str, str]:
+    """What the cluster's own Secret has for its pods' variables, by key."""
+    return {f"{_ENV_KEY}{name}": value for name, value in spec.secrets.items()}
+
+
+def _secret_env(spec: ClusterSpec) -> list[Json]:
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": spec.name, "key": f"{_ENV_KEY}{name}"}}}
+        for name in sorted(spec.secret_env)
+    ]
 
 
 def _environment(env: list[Json], extras: PodExtras) -> Json:
