@@ -27,9 +27,10 @@ COPY --from=wheel /build/dist dist
 RUN python -m pip --python /opt/flowgroup/bin/python install --quiet --no-compile --no-deps --no-index dist/*.whl \
  && /opt/flowgroup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/flowgroup/lib
 
+# With the system's packages: so `python -m pip install` of a start script finds pip, and Python what it puts below $HOME.
 FROM tools AS runtime-packages
 COPY requirements/runtime.lock requirements/
-RUN python -m venv --without-pip /opt/flowgroup \
+RUN python -m venv --without-pip --system-site-packages /opt/flowgroup \
  && python -m pip --python /opt/flowgroup/bin/python install --quiet --no-compile --no-deps --require-hashes -r requirements/runtime.lock \
  && /opt/flowgroup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/flowgroup/lib
 COPY --from=wheel /build/dist dist

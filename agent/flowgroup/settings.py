@@ -182,6 +182,10 @@ class KubernetesSettings(_Section):
     )
     ca_file: Path | None = Field(default=None, description="the same ca.crt, as the daemon itself has it")
     service_account: str = Field(default="default", description="of clusters' pods; it needs no rights, and no token")
+    service_accounts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="others that deployments may choose, separated by commas; `NAME:token` mounts its token as well",
+    )
     sizes: Path | None = Field(default=None, description="the catalogue of named sizes: a JSON or TOML file")
     listen_port: int = Field(default=8443, ge=0, le=65535, description="where the daemon listens for drivers")
     tls_cert: Path | None = Field(default=None, description="the daemon's certificate for that port (PEM, the chain)")
@@ -205,12 +209,11 @@ class KubernetesSettings(_Section):
     pull_timeout_s: float = Field(
         default=60.0, gt=0, description="how long an image may be refused or not found before its cluster is given up"
     )
-
     renew_every_s: float = Field(
         default=60.0, gt=0, description="how often it is noted on each DaskCluster that its daemon lives"
     )
 
-    @field_validator("image_pull_secrets", "egress", "driver_egress", mode="before")
+    @field_validator("image_pull_secrets", "service_accounts", "egress", "driver_egress", mode="before")
     @classmethod
     def _separated(cls, names: object) -> object:
         return _split(names)

@@ -12,7 +12,7 @@ from flowgroup.daemon.wake import Wake
 from flowgroup.errors import Transient
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import FlowId, RunId
-from flowgroup.model.orders import Status
+from flowgroup.model.orders import Remark, Status
 from flowgroup.model.spec import ClusterSpec
 from tests.fakes.boots import Boots, connect
 
@@ -203,3 +203,24 @@ async def test_clusters_that_never_came_leave_nothing_in_memory() -> None:
     with clusters.lease(spec().name, ONE, 5), pytest.raises(Transient):
         await clusters.ready(spec())
     assert clusters._clusters == {}
+
+
+async def test_a_failed_start_script_is_told_with_what_it_said() -> None:
+    clusters, _, drivers = made(boot_s=1000)
+    task = asyncio.create_task(clusters.ready(spec()))
+    await asyncio.sleep(5)
+    connect(drivers.view(spec().name), Status(ready=False, trouble="status 1", start_log=("one", "two")))
+    with pytest.raises(ClusterFailed, match="status 1") as failed:
+        await task
+    assert failed.value.start_log == ("one", "two")
+
+
+async def test_the_first_run_is_told_all_of_a_cluster_and_later_ones_what_is_a_warning() -> None:
+    clusters, backend, _ = made()
+    name = spec().name
+    assert await clusters.remarks(name) == ()
+    await clusters.ready(spec())
+    backend.told = (Remark(text="it is x"), Remark(text="mind", is_warning=True))
+    assert [one.text for one in await clusters.remarks(name)] == ["it is x", "mind"]
+    backend.told = ()
+    assert [one.text for one in await clusters.remarks(name)] == ["mind"]

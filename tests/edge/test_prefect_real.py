@@ -13,13 +13,15 @@ from flowgroup.daemon.known import Knowledge
 from flowgroup.edge.events import Events, Notice
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.wire import Gone, NotFound
-from flowgroup.errors import Refused
+from flowgroup.errors import Permanent, Refused
 from flowgroup.model.ids import AttemptId, DeploymentId, RunId, new_attempt
 from flowgroup.model.runs import ClaimedRun, DueRun, NotClaimed
 from flowgroup.model.states import Saying
 from flowgroup.model.variables import base_job_template
 from flowgroup.retry import until
 from flowgroup.settings import PrefectSettings
+from tests.model.test_bad_variables import WRONG
+from tests.model.test_pod import GOOD
 
 pytestmark = pytest.mark.real
 T = TypeVar("T")
@@ -383,3 +385,33 @@ async def _related_as_prefect_finds_it(url: str, flow_run: dict[str, Any]) -> li
         with FlowRunContext.model_construct(flow_run=FlowRun.model_validate(flow_run)):
             found = await related_resources_from_run_context(client)
     return [one.model_dump() for one in found if one.role != "flow-run"]
+
+
+@pytest.mark.parametrize("level", ["deployment", "run"])
+async def test_the_server_refuses_wrong_job_variables_by_the_pools_schema_and_names_the_field(
+    server: Server, level: str
+) -> None:
+    plain = await server.deployment()
+    for name, values in WRONG.items():
+        said = {"job_variables": {name: values[0]}}
+        with pytest.raises(Permanent, match="422") as refused:
+            await (server.deployment(**said) if level == "deployment" else server.run(plain, **said))
+        assert f"'{name}'" in str(refused.value) or name in str(refused.value), (name, str(refused.value))
+    right = {"env": {"A": "{{ prefect.blocks.secret.x }}"}, **GOOD}
+    await server.run(await server.deployment(job_variables=right), job_variables=right)
+
+
+async def test_blocks_and_variables_are_read_with_their_secrets(server: Server) -> None:
+    name = f"word-{uuid.uuid4().hex[:8]}"
+    kind = (await server.call("GET", "/block_types/slug/secret"))["id"]
+    (schema, *_) = await server.call(
+        "POST", "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}}
+    )
+    body = {"name": name, "data": {"value": "hush"}, "block_type_id": kind, "block_schema_id": schema["id"]}
+    await server.call("POST", "/block_documents/", body)
+    assert await again(lambda: server.api.block("secret", name)) == {"value": "hush"}
+    assert await again(lambda: server.api.block("secret", f"{name}-none")) is None
+    assert await again(lambda: server.api.block("no-such-type", name)) is None
+    await server.call("POST", "/variables/", {"name": name.replace("-", "_"), "value": {"a": [1]}})
+    assert await again(lambda: server.api.variable(name.replace("-", "_"))) == ({"a": [1]},)
+    assert await again(lambda: server.api.variable("there_is_none")) is None

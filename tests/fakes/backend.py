@@ -21,6 +21,7 @@ from flowgroup.model.orders import (
     Forget,
     Hello,
     Order,
+    Remark,
     Shutdown,
     Status,
     Suspend,
@@ -157,6 +158,7 @@ class FakeBackend:
     waits_for: str | None = None
     renew_every_s: float | None = None
     renewed: list[list[ClusterName]] = field(default_factory=list)
+    told: tuple[Remark, ...] = ()
     relay_socket: Path = Path("/nonexistent")
     fail: dict[str, FlowgroupError] = field(default_factory=dict)
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
@@ -222,6 +224,9 @@ class FakeBackend:
     async def renew(self, names: Sequence[ClusterName]) -> None:
         await self._step("renew")
         self.renewed.append(list(names))
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        return self.told
 
     @property
     def listen(self) -> Path:

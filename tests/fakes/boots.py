@@ -8,7 +8,7 @@ from flowgroup.daemon.view import View
 from flowgroup.errors import Transient
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName
-from flowgroup.model.orders import Status
+from flowgroup.model.orders import Remark, Status
 from flowgroup.model.spec import ClusterSpec
 
 
@@ -25,6 +25,7 @@ class Boots:
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
     fails: int = 0
+    told: tuple[Remark, ...] = ()
     python: str | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -56,6 +57,9 @@ class Boots:
         self.deleted.append(name)
         del self.clusters[name]
         self.dead.pop(name, None)
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        return self.told
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name)

@@ -117,7 +117,10 @@ class FakeKubernetes:
         fits = [
             value
             for (kind, _), value in sorted(self.objects.items())
-            if kind == plural and _fits(value["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+            if kind == plural
+            and _fits(value["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+            and query.get("fieldSelector", "")
+            in ("", f"involvedObject.uid={value.get('involvedObject', {}).get('uid')}")
         ]
         start = int(query.get("continue", "0"))
         end = start + int(query.get("limit", "500"))

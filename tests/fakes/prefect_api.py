@@ -51,6 +51,8 @@ class FakePrefect:
     leases: dict[str, str] = field(default_factory=dict)
     queues: dict[str, Json] = field(default_factory=lambda: {"queue": {"id": "queue", "name": "default"}})
     storage: str | None = None
+    blocks: dict[str, Json] = field(default_factory=dict)
+    variables: dict[str, Json] = field(default_factory=dict)
     workers: set[str] = field(default_factory=set)
     logs: list[Json] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -192,6 +194,11 @@ class FakePrefect:
             (r"POST /v2/concurrency_limits/leases/([^/]+)/renew", self._renew),
             (r"POST /logs/", lambda: self._log(body)),
             (r"GET /work_queues/([^/]+)", lambda one: self._read(self.queues, one)),
+            (
+                r"GET /block_types/slug/([^/]+)/block_documents/name/([^/]+)",
+                lambda slug, name: self._read(self.blocks, f"{slug}/{name}"),
+            ),
+            (r"GET /variables/name/([^/]+)", lambda name: self._read(self.variables, name)),
             (r"GET /admin/storage", lambda: (200, {"default_result_storage_block_id": self.storage})),
         ]
         for pattern, route in routes:

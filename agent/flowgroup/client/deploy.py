@@ -25,8 +25,10 @@ from flowgroup.client.cluster import Cluster
 from flowgroup.client.wish import Wish
 from flowgroup.edge import store as stores
 from flowgroup.errors import Refused
+from flowgroup.model import variables
 from flowgroup.model.bundle import BundleRef, Statement
 from flowgroup.model.ids import slug
+from flowgroup.model.pod import PodExtras
 from flowgroup.model.spec import is_process_wide
 
 MAX_STATEMENT_LENGTH = 65536
@@ -184,6 +186,7 @@ def _sealed_settings(wish: Wish) -> dict[str, Any]:
         "image": wish.variables.get("image"),
         "start_script": wish.variables.get("start_script"),
         "environment": {key: value for key, value in env.items() if value is not None and is_process_wide(key)},
+        "pod": (variables.parse(wish.variables).pod_extras() or PodExtras()).told(),
     }
 
 

@@ -9,17 +9,18 @@ deciding is here.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowgroup import log
 from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
-from flowgroup.errors import Permanent
+from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE, PREWARMS
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName, RunId
+from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 
 _LOOK_EVERY_S = 1.0
@@ -67,6 +68,10 @@ class Backend(Protocol):
         """Note that a daemon lives and keeps these. What is not renewed for long may be removed by somebody else."""
         ...
 
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        """What logs of runs on a cluster that is ready should say of it: its images. Asked once."""
+        ...
+
 
 class Drivers(Protocol):
     def view(self, cluster: ClusterName) -> View: ...
@@ -74,7 +79,11 @@ class Drivers(Protocol):
 
 
 class ClusterFailed(Permanent):
-    """The cluster will never be ready. The text says why, and what to do."""
+    """The cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said."""
+
+    def __init__(self, message: str, start_log: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.start_log = start_log
 
 
 @dataclass(slots=True)
@@ -88,6 +97,7 @@ class _Cluster:
     is_turn_wanted: bool = False
     idle_since: float = 0.0
     idle_timeout_s: float = 0.0
+    remarks: tuple[Remark, ...] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -139,6 +149,23 @@ class Clusters:
                 return await self._backend.why_waiting(name) if self.secret_of(name) is not None else None
         except TimeoutError:
             return None
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        """What a run's log should say of its cluster: the first run's all, the others' what is a warning. Never raises."""
+        cluster = self._clusters.get(name)
+        if cluster is None or cluster.found is None:
+            return ()
+        if cluster.remarks is not None:
+            return tuple(remark for remark in cluster.remarks if remark.is_warning)
+        cluster.remarks = ()
+        with suppress(TimeoutError, FlowgroupError):
+            async with asyncio.timeout(_WHY_TIMEOUT_S):
+                cluster.remarks = await self._backend.remarks(name)
+        for remark in cluster.remarks:
+            (log.get().warning if remark.is_warning else log.get().info)(
+                "cluster_remark", cluster=name, text=remark.text
+            )
+        return cluster.remarks
 
     # Who needs it
 
@@ -261,7 +288,7 @@ class Clusters:
             if view.is_connected and status and status.ready:
                 return
             if view.is_connected and status and status.trouble:
-                raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}")
+                raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}", status.start_log)
             if reason := await self._backend.look(found.name):  # its driver may be there without a scheduler
                 raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
             try:
@@ -302,7 +329,7 @@ class Clusters:
     async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
         self._drivers.shut_down(name)
         await self._backend.delete(name)
-        cluster.found = None
+        cluster.found = cluster.remarks = None
         self._count()
 
     def _cluster(self, name: ClusterName) -> _Cluster:

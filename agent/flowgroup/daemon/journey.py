@@ -9,14 +9,16 @@ next poll: what can be tried again is tried here until the deadline, and then th
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from flowgroup import log
+from flowgroup.daemon import resolve
 from flowgroup.daemon.cancel import Asked, Cancels
+from flowgroup.daemon.clusters import ClusterFailed
 from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
@@ -49,8 +51,11 @@ _GOODBYE_TIMEOUT_S = 3.0
 class Api(Protocol):
     async def template(self) -> dict[str, Any]: ...
     async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment: ...
+    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None: ...
+    async def variable(self, name: str) -> tuple[Any] | None: ...
     async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
     async def renew_lease(self, lease: str) -> None: ...
+    async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None: ...
 
 
 class Clusters(Protocol):
@@ -129,8 +134,10 @@ class Journeys:
         deployment = None
         if due.deployment_id:
             deployment = await self.api.deployment(due.deployment_id, due.deployment_version)
+        template = await self.api.template()
         try:
-            return place(due, deployment, await self.api.template(), self.policy)
+            told = await resolve.told(self.api, due, deployment, template)
+            return place(due, deployment, template, self.policy, told)
         except Refused as exc:
             return Crashed(str(exc))
 
@@ -170,6 +177,8 @@ class Journeys:
         except Transient as exc:
             return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
         except Permanent as exc:
+            if isinstance(exc, ClusterFailed) and exc.start_log:
+                await self._log(run.id, exc.start_log)
             return Crashed(str(exc))
         except Exception as exc:  # noqa: BLE001 (the one place) one run's trouble must not become another's
             log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
@@ -203,6 +212,13 @@ class Journeys:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
                 await self._give_back(run)
             raise
+
+    async def _log(self, run_id: RunId, start_log: Sequence[str]) -> None:
+        """What the start script said is in the logs of all runs that waited for it. The state's message has the end."""
+        try:
+            await self.api.write_lines(run_id, "flowgroup.start_script", start_log)
+        except FlowgroupError as exc:
+            log.get().warning("start_script_not_logged", run=run_id, reason=str(exc))
 
     async def _give_back(self, run: ClaimedRun) -> None:
         """Without an answer in time the run stays Pending, and the next daemon finds it."""

@@ -170,7 +170,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         drivers=drivers,
         teller=teller,
         cancels=cancels,
-        policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s),
+        policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s, backend.relay_key),
         owner=mark_of(folder, daemon.name),
         cluster_timeout_s=daemon.cluster_timeout_s,
     )

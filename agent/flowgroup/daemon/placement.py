@@ -5,17 +5,22 @@ In: the run, its deployment, the pool's template and our policy. Out: a Placemen
 change. It never asks anybody, and never opens a bundle: it checks what is said about it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from flowgroup import signing
 from flowgroup.errors import Refused
+from flowgroup.model import references
 from flowgroup.model.bundle import Statement
+from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
-from flowgroup.model.spec import process_wide, spec_of
+from flowgroup.model.spec import process_wide, sealed, spec_of
 from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
-_LATER = ("prefect.blocks.", "prefect.variables.")
+_SIGNED = ("image", "start script", "environment", "environment by reference, volumes or service account")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +31,45 @@ class Policy:
     public_keys: tuple[str, ...] = ()
     python: str | None = None
     idle_timeout_s: float = 300.0
+    key: str = field(default="", repr=False)
+    """What hashes of secret values are made with; the same in the next daemon."""
 
 
-def place(due: DueRun, deployment: Deployment | None, template: dict[str, Any], policy: Policy) -> Placement:
-    """Resolve the run's job variables and check its code's papers. Raises Refused."""
+def said(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
+    """The run's job variables as pool, deployment and run say them together."""
+    return merged(*_layers(due, deployment, template))
+
+
+def place(
+    due: DueRun,
+    deployment: Deployment | None,
+    template: dict[str, Any],
+    policy: Policy,
+    told: Mapping[str, Any] = _NOTHING,
+) -> Placement:
+    """
+    Resolve the run's job variables and check its code's papers. Raises Refused.
+
+    `told` is what `{{ prefect.… }}` in them stands for. `{{ $NAME }}` stays as it is written: a deployment must not read the
+    agent's environment.
+    """
     if deployment is None:
         raise Refused(
             "the run has no deployment, so it is not known where its code is: was the deployment deleted? "
             "Deploy the flow and start a run of that deployment."
         )
-    layers = (pool_defaults(template), deployment.job_variables, due.job_variables)
-    defaults, of_deployment, of_run = (_nested(layer) for layer in layers)
-    values = merged(defaults, of_deployment, of_run)
-    _nothing_to_resolve(values)
-    variables = parse(values)
+    layers = _layers(due, deployment, template)
+    values = merged(*layers)
+    variables = parse(references.filled(values, told))
     spec = spec_of(
         variables,
         flow_id=deployment.flow_id,
         flow_name=deployment.flow_name,
         pool=policy.pool,
         run_id=due.id,
-        env_of_run=frozenset(of_run.get("env") or {}),
+        env_of_run=frozenset(layers[-1].get("env") or {}),
     )
+    spec = sealed(spec, references.with_blocks(values), policy.key)
     if variables.bundle is not None:
         _check_papers(variables, deployment, policy)
     else:
@@ -61,6 +83,11 @@ def place(due: DueRun, deployment: Deployment | None, template: dict[str, Any], 
         bundle=variables.bundle,
         memory_limit_bytes=variables.memory_limit_bytes,
     )
+
+
+def _layers(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    layers = (pool_defaults(template), deployment.job_variables, due.job_variables)
+    return tuple(_nested(layer) for layer in layers)
 
 
 def _check_papers(variables: JobVariables, deployment: Deployment, policy: Policy) -> None:
@@ -77,9 +104,10 @@ def _check_papers(variables: JobVariables, deployment: Deployment, policy: Polic
 
 
 def _same_as_signed(statement: Statement, variables: JobVariables, name: str) -> None:
-    signed = (statement.image, statement.start_script, statement.environment)
-    wanted = (variables.image, variables.start_script, process_wide(variables.env))
-    for what, ours, theirs in zip(("image", "start script", "environment"), wanted, signed, strict=True):
+    pod = (variables.pod_extras() or PodExtras()).told()
+    signed = (statement.image, statement.start_script, statement.environment, statement.pod)
+    wanted = (variables.image, variables.start_script, process_wide(variables.env), pod)
+    for what, ours, theirs in zip(_SIGNED, wanted, signed, strict=True):
         if ours != theirs:
             raise Refused(
                 f"the {what} of {name!r} is not the one that its author signed: somebody changed the deployment's or "
@@ -115,26 +143,3 @@ def _nested(layer: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in layer.items() if not name.startswith("env.")}
     inner = rest.get("env")
     return {**rest, "env": {**env, **inner} if isinstance(inner, dict) else env}
-
-
-def _nothing_to_resolve(values: dict[str, Any]) -> None:
-    """`{{ $NAME }}` stays as it is written: a deployment must not read the agent's environment."""
-    for where, text in _texts(values, ""):
-        if "{{" in text and any(word in text for word in _LATER):
-            raise Refused(
-                f"the job variable {where} refers to a block or variable of Prefect ({text[:80]}), which this agent does "
-                "not resolve yet: load it in the flow, or write the value itself"
-            )
-
-
-def _texts(value: Any, where: str) -> list[tuple[str, str]]:
-    if isinstance(value, str):
-        return [(where, value)]
-    if isinstance(value, dict):
-        return [
-            found
-            for name, inner in value.items()
-            if name != "bundle"
-            for found in _texts(inner, f"{where}.{name}".lstrip("."))
-        ]
-    return []

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from flowgroup import log
+from flowgroup.daemon import resolve
 from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.poll import utc_now
 from flowgroup.daemon.wake import Wake
@@ -35,6 +36,8 @@ class Api(Protocol):
         self, *, limit: int, before: datetime, after: datetime | None = None, queues: Sequence[str] = ()
     ) -> list[DueRun]: ...
     async def template(self) -> dict[str, Any]: ...
+    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None: ...
+    async def variable(self, name: str) -> tuple[Any] | None: ...
     async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment: ...
 
 
@@ -133,7 +136,9 @@ class Prewarm:
             return None
         try:
             deployment = await self.api.deployment(run.deployment_id, run.deployment_version)
-            return place(run, deployment, await self.api.template(), self.policy)
+            template = await self.api.template()
+            told = await resolve.told(self.api, run, deployment, template)
+            return place(run, deployment, template, self.policy, told)
         except Permanent:
             return None
 

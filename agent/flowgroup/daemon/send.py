@@ -14,13 +14,14 @@ from flowgroup.metrics import STAGE_SECONDS
 from flowgroup.model.bundle import BundleRef
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName, slug
-from flowgroup.model.orders import BundleCode, Order, PrefectCode
+from flowgroup.model.orders import BundleCode, Order, PrefectCode, Remark
 from flowgroup.model.runs import ClaimedRun, Deployment, Known, Opened, Placement, SentRun
 from flowgroup.model.spec import ClusterSpec
 
 
 class Clusters(Protocol):
     async def ready(self, spec: ClusterSpec) -> Found: ...
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]: ...
 
 
 class Attempts(Protocol):
@@ -63,12 +64,14 @@ class Sender:
         log.get().info("run_placed", run=run.id, attempt=run.attempt, cluster=found.name)
         with STAGE_SECONDS.labels("sent").time():
             assert plan.deployment is not None  # `place` refuses runs without one
-            opened, known, code = await asyncio.gather(
+            opened, known, code, remarks = await asyncio.gather(
                 self.attempts.open(run, found.name, results_of(plan)),
                 self.knowledge.of(run, plan.deployment),
                 self._code(plan.bundle, plan.deployment),
+                self.clusters.remarks(found.name),
             )
-            self.drivers.send(found.name, self._order(run, plan, opened, known, code))
+            order = self._order(run, plan, opened, known, code)
+            self.drivers.send(found.name, order.model_copy(update={"remarks": remarks}))
         log.get().info("run_sent", run=run.id, attempt=run.attempt, cluster=found.name)
         return SentRun(id=run.id, attempt=run.attempt, cluster=found.name, lease=run.lease)
 

@@ -24,6 +24,7 @@ from flowgroup.driver.forks import Fds
 from flowgroup.driver.leash import CANCEL, SUSPEND
 from flowgroup.driver.outbox import Mailbag, Outbox
 from flowgroup.driver.output import Output
+from flowgroup.driver.preface import Preface
 from flowgroup.errors import Permanent
 from flowgroup.model.ids import AttemptId
 from flowgroup.model.orders import Attempt, Cancel, Exit, Forget, Order, Status, Suspend
@@ -83,6 +84,7 @@ class Desk:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     lean: bool = True
     templates: Templates | None = None
+    preface: Preface = field(default_factory=Preface)
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
 
     def status(self) -> Status:
@@ -157,6 +159,8 @@ class Desk:
         ship_ours, ship_theirs = socket.socketpair()
         carried.leash = ours
         bag = Mailbag(carried.order.token)
+        for record in self.preface.records(carried.order):
+            self.outbox.log(bag, record)
         reading = asyncio.create_task(output.read(read_end), name="output")
         noting = asyncio.create_task(self._note(carried, ours), name="leash")
         collecting = asyncio.create_task(self.outbox.collect(ship_ours, bag), name="records")

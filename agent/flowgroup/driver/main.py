@@ -18,7 +18,9 @@ from flowgroup.driver.forks import Forks, zygote
 from flowgroup.driver.gate import serving
 from flowgroup.driver.line import Line
 from flowgroup.driver.outbox import Outbox
+from flowgroup.driver.preface import Preface
 from flowgroup.driver.spawns import Spawns, spawning
+from flowgroup.driver.start_script import StartScriptFailed
 from flowgroup.driver.templates import Templates
 from flowgroup.edge import forward, tls
 from flowgroup.errors import FlowgroupError, Permanent
@@ -64,16 +66,19 @@ class Stand:
 
     desk: Desk | None = None
     trouble: str | None = None
+    start_log: tuple[str, ...] = ()
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def status(self) -> Status:
         status = self.desk.status() if self.desk else Status(ready=False)
-        return status.model_copy(update={"ready": False, "trouble": self.trouble}) if self.trouble else status
+        if self.trouble is None:
+            return status
+        return status.model_copy(update={"ready": False, "trouble": self.trouble, "start_log": self.start_log})
 
-    def fail(self, trouble: str) -> None:
+    def fail(self, trouble: str, start_log: tuple[str, ...] = ()) -> None:
         """No new run will ever be ready here. What runs goes on, and is told."""
-        self.trouble = trouble
+        self.trouble, self.start_log = trouble, start_log
         _log.error("driver_not_usable", reason=trouble)
         self.changed.set()
 
@@ -127,7 +132,7 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
     env |= environment_for_zygote(settings.driver)
     try:
         async with AsyncExitStack() as stack:
-            await start_script.run(place.spec.start_script, place.folder, env)
+            script_lines = await start_script.run(place.spec.start_script, place.folder, env)
             api_url = await stack.enter_async_context(
                 serving(
                     place.relay, hold_s=settings.relay.hold_s + _MARGIN_S, limit_bytes=settings.relay.max_body_bytes
@@ -149,6 +154,7 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 tasks=tasks,
                 changed=stand.changed,
                 lean=settings.driver.lean,
+                preface=Preface(script_lines),
             )
             tasks.create_task(outbox.run(), name="outbox")
             if settings.driver.templates and isinstance(forks, Forks) and oskit.shows_threads():
@@ -160,6 +166,8 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
             await forks.listen()
             stand.fail("the driver's zygote died: was it killed for its memory? New runs get a new cluster.")
             await stand.over.wait()
+    except StartScriptFailed as exc:
+        stand.fail(str(exc), exc.lines)
     except FlowgroupError as exc:
         stand.fail(str(exc))
 

@@ -18,15 +18,17 @@ from typing import Any
 from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
-from flowgroup.errors import Permanent
+from flowgroup.errors import Permanent, Refused
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
+from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import WorkerGroup
 from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
+_ENV_FILE = "env.json"
 _GRACE_S = 3.0
 _RELAY_START_S = 30.0
 _TAIL_LINES = 8
@@ -63,7 +65,15 @@ class Local:
         return [read for read in found.values() if read is not None]
 
     async def create(self, spec: ClusterSpec) -> Found:
-        """Start the cluster of this spec, or give the one that is there. Raises Permanent when it cannot start."""
+        """
+        Start the cluster of this spec, or give the one that is there. Raises Permanent when it cannot start, and Refused for
+        what only Kubernetes has.
+        """
+        if spec.pod:
+            raise Refused(
+                f"{next(iter(spec.pod.told()))} needs Kubernetes, and this agent runs clusters as processes of its machine "
+                "(FLOWGROUP_BACKEND): leave it out, or say the values by env"
+            )
         place = self._clusters / spec.name
         there = self._read(place)
         if there and await self.look(spec.name) is None:
@@ -72,6 +82,9 @@ class Local:
         place.mkdir(mode=0o700)
         self._secret(place / "secret")
         (place / "spec.json").write_text(spec.model_dump_json())  # not on a command line: anybody can read those
+        if spec.secrets:  # a worker that dies is started again with them, by another daemon maybe
+            (place / _ENV_FILE).touch(mode=0o600)
+            (place / _ENV_FILE).write_text(json.dumps(spec.secrets))
         try:
             self._write(place, spec, self._start(place, spec))
         except OSError as exc:
@@ -106,6 +119,10 @@ class Local:
 
     async def renew(self, names: Sequence[ClusterName]) -> None:
         """Nobody else removes clusters of this machine."""
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        """There are no images here."""
+        return ()
 
     @property
     def listen(self) -> Listen:
@@ -164,7 +181,7 @@ class Local:
             *("--relay", str(self.folder / "relay.sock")),
             *("--storage", str(self.folder / "results")),
         )
-        env = {**settings.environment_for_drivers(self.driver), **spec.env}
+        env = {**settings.environment_for_drivers(self.driver), **spec.env, **_json(place / _ENV_FILE)}
         dask_env, started = self._dask_env(place, spec), {}
         if spec.has_workers:
             started["scheduler"] = spawn(_scheduler(place), env=dask_env, cwd=place, log=place / "scheduler.log")
@@ -177,7 +194,8 @@ class Local:
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
         env = settings.environment_for_clusters(self.driver)
         lean = {"FLOWGROUP_DRIVER_LEAN": str(self.driver.lean)}
-        return {**env, **lean, **SHORT_LOGS, **scratch, **spec.env, "PREFECT_HOME": str(place / "prefect"), **QUIET}
+        said = {**spec.env, **_json(place / _ENV_FILE)}
+        return {**env, **lean, **SHORT_LOGS, **scratch, **said, "PREFECT_HOME": str(place / "prefect"), **QUIET}
 
     def _worker(self, place: Path, spec: ClusterSpec, role: str) -> Running:
         return spawn(_worker(place, spec, role), env=self._dask_env(place, spec), cwd=place, log=place / "workers.log")

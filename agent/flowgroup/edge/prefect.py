@@ -19,11 +19,13 @@ from flowgroup.edge.pace import Pace
 from flowgroup.edge.pools import Pool, completed
 from flowgroup.edge.remembered import Remembered
 from flowgroup.edge.shapes import (
+    BlockAnswer,
     FlowRun,
     PoolAnswer,
     ScheduledRun,
     SetStateAnswer,
     State,
+    VariableAnswer,
     many,
     one,
 )
@@ -196,14 +198,35 @@ class Prefect(Remembered):
 
     async def write_log(self, run_id: RunId, level: str, message: str) -> None:
         """A line in the run's own log."""
-        line = {
-            "name": "flowgroup",
-            "level": _LEVELS[level],
-            "message": sayable(message),
-            "timestamp": datetime.now(UTC).isoformat(),
-            "flow_run_id": run_id,
-        }
-        await self._wire.call("POST", "/logs/", [line])
+        await self._wire.call("POST", "/logs/", [_line(run_id, "flowgroup", message, level=level)])
+
+    async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None:
+        """Lines in the run's own log, in this order."""
+        now = datetime.now(UTC)
+        told = [_line(run_id, logger, line, at=now + timedelta(microseconds=nr)) for nr, line in enumerate(lines)]
+        await self._wire.call("POST", "/logs/", told)
+
+    # What job variables refer to
+
+    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None:
+        """A block's data with its secrets; None if there is none of that type and name."""
+        route = "/block_types/slug/{slug}/block_documents/name/{name}"
+        path = f"/block_types/slug/{quote(type_slug, safe='')}/block_documents/name/{quote(name, safe='')}"
+        try:
+            answer = await self._wire.call("GET", path, route=route, include_secrets="true")
+        except NotFound:
+            return None
+        return one(BlockAnswer, answer, f"the block {type_slug}/{name}").data
+
+    async def variable(self, name: str) -> tuple[Any] | None:
+        """A variable's value, alone in a tuple: the value may be None. None if there is no such variable."""
+        try:
+            answer = await self._wire.call(
+                "GET", f"/variables/name/{quote(name, safe='')}", route="/variables/name/{name}"
+            )
+        except NotFound:
+            return None
+        return (one(VariableAnswer, answer, f"the variable {name}").value,)
 
     # Inside
 
@@ -256,6 +279,18 @@ def sayable(text: str) -> str:
     """Text that every server can store: no NUL, which Postgres refuses, no lone surrogate, and not without end."""
     clean = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     return clean if len(clean) <= _SAYABLE_CHARS else clean[: _SAYABLE_CHARS - 1] + "…"
+
+
+def _line(
+    run_id: RunId, logger: str, message: str, *, level: str = "info", at: datetime | None = None
+) -> dict[str, Any]:
+    return {
+        "name": logger,
+        "level": _LEVELS[level],
+        "message": sayable(message),
+        "timestamp": (at or datetime.now(UTC)).isoformat(),
+        "flow_run_id": run_id,
+    }
 
 
 def _is_claim(state: State) -> bool:

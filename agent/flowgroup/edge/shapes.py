@@ -189,6 +189,14 @@ class QueueAnswer(Shape):
     name: str
 
 
+class BlockAnswer(Shape):
+    data: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+
+class VariableAnswer(Shape):
+    value: Any = Field(default=None, repr=False)
+
+
 class StorageAnswer(Shape):
     default_result_storage_block_id: str | None = None
 

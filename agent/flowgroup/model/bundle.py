@@ -14,7 +14,8 @@ class Statement(BaseModel):
     What the author says about one bundle. Signed as its canonical JSON.
 
     `deployment` is `<flow name>/<deployment name>`; `version` is the content's id, which equals the deployment's
-    version; `python` is `<major>.<minor>`; `environment` maps names to values of process-wide variables.
+    version; `python` is `<major>.<minor>`; `environment` maps names to values of process-wide variables; `pod` is what
+    the cluster's pods get by reference (`PodExtras.told`), and is left out where there is nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,11 +31,12 @@ class Statement(BaseModel):
     image: str | None = None
     start_script: str | None = None
     environment: dict[str, str] = Field(default_factory=dict)
+    pod: dict[str, Any] = Field(default_factory=dict)
     created: datetime
 
     def canonical(self) -> str:
         """The one JSON text of this statement: sorted keys, no spaces, ASCII only. This is what is signed."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self.model_dump(mode="json", exclude=None if self.pod else {"pod"}))
 
 
 class BundleRef(BaseModel):

@@ -37,6 +37,13 @@ class PrefectCode(_Frame):
     kind: Literal["prefect"] = "prefect"
 
 
+class Remark(_Frame):
+    """A line of the daemon's own for a run's log."""
+
+    text: str
+    is_warning: bool = False
+
+
 class Order(_Frame):
     """Run this attempt. Sending it twice is harmless: the driver knows attempts by name."""
 
@@ -50,10 +57,11 @@ class Order(_Frame):
         default=None, description="unix time before which the child must not propose Running"
     )
     code: Annotated[BundleCode | PrefectCode, Field(discriminator="kind")]
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
     dask: bool = False
     results: str | None = Field(default=None, description="address of the folder in the object store for results")
     memory_limit_bytes: int | None = None
+    remarks: tuple[Remark, ...] = ()
     flow_run: dict[str, Any] | None = Field(
         default=None, repr=False, description="the run as Prefect's API has it after the claim; None: ask for it"
     )
@@ -143,6 +151,7 @@ class Status(_Frame):
     ready: bool
     workers: int = 0
     trouble: str | None = Field(default=None, description="why it will never be ready, if it will not")
+    start_log: tuple[str, ...] = Field(default=(), description="with trouble: what the start script said")
     attempts: tuple[Attempt, ...] = ()
     seals: tuple[str, ...] = Field(
         default=(), repr=False, description="of the attempts, in the first status of a line: the daemon may be another"

@@ -92,7 +92,7 @@ class Placement:
     """Where a run goes and what it gets there, resolved from pool, deployment and run."""
 
     spec: ClusterSpec
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     deployment: Deployment | None
     idle_timeout_s: float
     bundle: "Any | None" = None  # model.bundle.BundleRef

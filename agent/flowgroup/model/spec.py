@@ -1,5 +1,6 @@
 """A cluster's resolved spec, and the generation that its hash names."""
 
+import hmac
 from collections.abc import Mapping
 from typing import Literal
 
@@ -7,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowgroup.model.bundle import canonical_json
 from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
+from flowgroup.model.pod import PodExtras
 from flowgroup.model.variables import JobVariables, WorkerGroup
 
 # A fork shares these with its parent, so they belong to the generation and not to the run.
 _PROCESS_WIDE = ("DASK_", "PYTHON", "LD_", "MALLOC_")
+_LATER = ("pod", "secret_env")
 _PROCESS_WIDE_ENDINGS = ("_NUM_THREADS",)
 
 
@@ -37,6 +40,11 @@ class ClusterSpec(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     run_id: RunId | None = None
     """Only for `per-run`: the run that the cluster is for."""
+    pod: PodExtras | None = None
+    secret_env: dict[str, str] = Field(default_factory=dict)
+    """Process-wide variables with secret values: a keyed hash of each, so that another value is another cluster."""
+    secrets: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+    """Their values, while a cluster is made: they are never dumped, and so are in no name and in no file."""
 
     @property
     def name(self) -> ClusterName:
@@ -44,7 +52,9 @@ class ClusterSpec(BaseModel):
         flow = slug(self.flow_name)
         if flow[0].isdigit():  # the name of a Kubernetes Service begins with a letter
             flow = slug(f"flow-{flow}")
-        return ClusterName(f"{flow}-{digest(canonical_json(self.model_dump(mode='json')))[:12]}")
+        # What came later counts only where it is said: it moves no name of a cluster that is there.
+        said = self.model_dump(mode="json", exclude={name for name in _LATER if not getattr(self, name)})
+        return ClusterName(f"{flow}-{digest(canonical_json(said))[:12]}")
 
     @property
     def has_workers(self) -> bool:
@@ -96,4 +106,21 @@ def spec_of(
         start_script=variables.start_script,
         env={name: value for name, value in process_wide(variables.env).items() if name not in env_of_run},
         run_id=run_id if variables.mode == "per-run" else None,
+        pod=variables.pod_extras(),
     )
+
+
+def sealed(spec: ClusterSpec, names: frozenset[str], key: str) -> ClusterSpec:
+    """The same spec, in which the values of these variables are secret."""
+    secrets = {name: value for name, value in spec.env.items() if name in names}
+    return spec.model_copy(
+        update={
+            "env": {name: value for name, value in spec.env.items() if name not in secrets},
+            "secret_env": {name: _keyed(key, name, value) for name, value in secrets.items()},
+            "secrets": secrets,
+        }
+    )
+
+
+def _keyed(key: str, name: str, value: str) -> str:
+    return hmac.digest(key.encode(), f"secret env\0{name}\0{value}".encode(), "sha256").hex()[:24]

@@ -6,19 +6,21 @@ places a run.
 """
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flowgroup.errors import Refused
+from flowgroup.model import pod
 from flowgroup.model.bundle import BundleRef
+from flowgroup.model.pod import EnvFrom, PodExtras, ValueFrom, Volume, VolumeMount
 
 POOL_TYPE = "dask"
 DEFAULT_GROUP = "default"
-_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _RESOURCE = re.compile(r"^[A-Za-z][A-Za-z0-9_.-]*$")
 _MEMORY = r"^\d+(\.\d+)?\s*([kMGT]i?B?)?$"
 _GROUPS_MAX = 32
+_MOST = 64
 
 
 class WorkerGroup(BaseModel):
@@ -116,7 +118,44 @@ class JobVariables(BaseModel):
         title="Start script",
         description="Run by bash before the cluster's first run.",
     )
-    env: dict[str, str | None] = Field(default_factory=dict, title="Environment variables")
+    env: dict[str, str | None] = Field(
+        default_factory=dict,
+        title="Environment variables",
+        description="Values may have {{ prefect.blocks.secret.NAME }} and {{ prefect.variables.NAME }} in them.",
+        json_schema_extra={"propertyNames": pod.ENV_NAMES},
+    )
+    env_from: tuple[EnvFrom, ...] = Field(
+        default=(),
+        max_length=_MOST,
+        title="Environment from Secrets and ConfigMaps",
+        description='Kubernetes only, for the whole cluster: [{"secretRef": {"name": "db"}}].',
+    )
+    env_value_from: dict[str, ValueFrom] = Field(
+        default_factory=dict,
+        max_length=_MOST,
+        title="Environment from single keys",
+        description='Kubernetes only: {"PASSWORD": {"secretKeyRef": {"name": "db", "key": "password"}}}.',
+        json_schema_extra={"propertyNames": pod.ENV_NAMES},
+    )
+    volumes: tuple[Volume, ...] = Field(
+        default=(),
+        max_length=_MOST,
+        title="Volumes",
+        description="Kubernetes only: persistentVolumeClaim, configMap, secret or emptyDir.",
+    )
+    volume_mounts: tuple[VolumeMount, ...] = Field(
+        default=(),
+        max_length=_MOST,
+        title="Where volumes are mounted",
+        description='Kubernetes only, in every pod of the cluster: [{"name": "data", "mountPath": "/data"}].',
+    )
+    service_account: str | None = Field(
+        default=None,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        title="Service account",
+        description="Kubernetes only: one of those that the agent's settings allow.",
+    )
     memory_limit_bytes: int | None = Field(
         default=None, ge=1, title="Memory limit of a run", description="A run above it is ended."
     )
@@ -133,13 +172,27 @@ class JobVariables(BaseModel):
                 raise ValueError(f"two groups are named {name!r}")
         return groups
 
-    @field_validator("env")
+    @field_validator("env", "env_value_from")
     @classmethod
-    def _names(cls, env: dict[str, str | None]) -> dict[str, str | None]:
-        for name in env:
-            if not _ENV_NAME.match(name):
-                raise ValueError(f"{name!r} is not a name of an environment variable")
+    def _names(cls, env: dict[str, Any]) -> dict[str, Any]:
+        pod.check_names(env)
         return env
+
+    @model_validator(mode="after")
+    def _pods(self) -> Self:
+        self.pod_extras()
+        return self
+
+    def pod_extras(self) -> PodExtras | None:
+        """What the cluster's pods get beside the rest; None where nothing is said of it."""
+        extras = PodExtras(
+            env_from=self.env_from,
+            env_value_from=self.env_value_from,
+            volumes=self.volumes,
+            volume_mounts=self.volume_mounts,
+            service_account=self.service_account,
+        )
+        return extras if extras != PodExtras() else None
 
 
 def parse(values: dict[str, Any]) -> JobVariables:
@@ -152,12 +205,12 @@ def parse(values: dict[str, Any]) -> JobVariables:
         ) from exc
 
 
-def merged(defaults: dict[str, Any], deployment: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
     """Pool defaults, then the deployment's, then the run's; `env` is merged by name, all else is replaced."""
     env: dict[str, Any] = {}
     whole: dict[str, Any] = {}
     wrong: dict[str, Any] = {}
-    for layer in (defaults, deployment, run):
+    for layer in layers:
         layer_env = layer.get("env")
         if isinstance(layer_env, dict):
             env.update(layer_env)

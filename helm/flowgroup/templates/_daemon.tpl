@@ -49,6 +49,10 @@
   value: /etc/flowgroup/tls/tls.key
 - name: FLOWGROUP_KUBERNETES_SERVICE_ACCOUNT
   value: {{ include "flowgroup.jobsServiceAccount" .root }}
+{{- with $values.jobs.serviceAccounts }}
+- name: FLOWGROUP_KUBERNETES_SERVICE_ACCOUNTS
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: FLOWGROUP_KUBERNETES_SIZES
   value: /etc/flowgroup/sizes/sizes.json
 - name: FLOWGROUP_KUBERNETES_NETWORK_POLICY

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-_SHARED = Path(__file__).parents[4] / "shared" / "cluster" / "cluster"
+SHARED = Path(__file__).parents[4] / "shared" / "cluster" / "cluster"
 _CRDS = "operator/deployment/helm/dask-kubernetes-operator/crds"
 IMAGE = os.environ.get("FLOWGROUP_E2E_IMAGE", "docker.io/library/flowgroup-runtime:dev")
 
@@ -24,12 +24,12 @@ def kubeconfig() -> str:
     """The path of a usable kubeconfig; skips the test where there is none."""
     if said := os.environ.get("KUBECONFIG"):
         return said
-    if not _SHARED.exists():
+    if not SHARED.exists():
         pytest.skip("no Kubernetes: KUBECONFIG is not set, and there is no ../shared/cluster")
-    there = subprocess.run([str(_SHARED), "kubeconfig"], capture_output=True, text=True, check=False).stdout.strip()
+    there = subprocess.run([str(SHARED), "kubeconfig"], capture_output=True, text=True, check=False).stdout.strip()
     if _answers(there):  # to bring up one that is up makes its kube-proxy end, for its configuration is written anew
         return there
-    made = subprocess.run([str(_SHARED), "up"], capture_output=True, text=True, check=False)
+    made = subprocess.run([str(SHARED), "up"], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"../shared/cluster does not start: {made.stderr[-300:]}")
     return made.stdout.split()[-1]
@@ -79,7 +79,8 @@ def namespace(config: str) -> Iterator[Kubectl]:
         yield kubectl
     finally:
         for cluster in kubectl.names("daskclusters"):
-            kubectl("patch", cluster, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+            with contextlib.suppress(AssertionError):  # it has just gone by itself
+                kubectl("patch", cluster, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
         kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -246,7 +246,8 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
         (waiting("ImagePullBackOff", "repo/x:1: not found"), 30, True, "not found"),
         (waiting("ImagePullBackOff", "repo/x:1: not found"), 90, False, "not found"),
         (waiting("InvalidImageName", "couldn't parse"), 0, False, "couldn't parse"),
-        (waiting("CreateContainerConfigError", "configmap is missing"), 600, True, "configmap is missing"),
+        (waiting("CreateContainerConfigError", "configmap is missing"), 10, True, "configmap is missing"),
+        (waiting("CreateContainerConfigError", "configmap is missing"), 30, False, "configmap is missing"),
         (
             {
                 "phase": "Pending",

@@ -79,7 +79,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    prefect_api: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    """A module's own; its `MORE_SETTINGS` are the daemon's as well."""
     config, folder = real.kubeconfig(), tmp_path_factory.mktemp("whole")
     real.install_operators_types(Kubectl(config))
     with contextlib.ExitStack() as stack:
@@ -105,6 +108,7 @@ def world(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "FLOWGROUP_KUBERNETES_LISTEN_PORT": str(daemon_port),
             "FLOWGROUP_KUBERNETES_EGRESS": f"{HERE}/32:{store['AWS_ENDPOINT_URL'].rpartition(':')[2]}",
         }
+        env |= getattr(request.module, "MORE_SETTINGS", {})
         relay = [sys.executable, "-m", "flowgroup", "relay", "--tcp", f"0.0.0.0:{relay_port}"]
         stack.enter_context(running(relay, env, folder / "relay.log", lambda: _listens(relay_port)))
         home, pool = folder / "home", f"kube-{uuid.uuid4().hex[:6]}"

@@ -166,6 +166,22 @@ def reaches(addresses: list[str]) -> dict[str, list[bool]]:
     return {"run": mine, "worker": [future.result() for future in theirs]}
 
 
+def _look(names: list[str], files: list[str], modules: list[str]) -> dict[str, Any]:
+    import importlib.util
+
+    read = {file: Path(file).read_text() if Path(file).is_file() else None for file in files}
+    found = {module: importlib.util.find_spec(module) is not None for module in modules}
+    return {**{name: os.environ.get(name) for name in names}, **read, **found}
+
+
+def finds(names: list[str], files: list[str], modules: list[str]) -> dict[str, Any]:
+    """What the run's process, and a worker, have of these variables, files and modules."""
+    from flowgroup import get_dask_client
+
+    asked = names, files, modules
+    return {"run": _look(*asked), "worker": get_dask_client().submit(lambda: _look(*asked)).result()}
+
+
 def surroundings() -> dict[str, Any]:
     return {
         "cwd": str(Path.cwd()),

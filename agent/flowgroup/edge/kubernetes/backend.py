@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup import log
-from flowgroup.edge.kubernetes import diagnose, lease, manifests, network, removal, seen
+from flowgroup.edge.kubernetes import diagnose, images, lease, manifests, network, removal, seen
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
     DASK_CLUSTERS,
@@ -31,12 +31,14 @@ from flowgroup.edge.kubernetes.level import Level, Levels
 from flowgroup.edge.kubernetes.manifests import selector
 from flowgroup.edge.kubernetes.names import CLUSTER, DRIVER, KEY, SCHEDULER, Ground, driver_pod, of_pool, scheduler
 from flowgroup.edge.kubernetes.pods import SPEC_KEY
+from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
 from flowgroup.model.ids import ClusterName
+from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import Settings, environment_for_pods
 
@@ -46,6 +48,7 @@ _MAKE_TIMEOUT_S = 60.0
 _AGAIN_S = 0.2
 _BEING_MADE_S = 30.0
 _TAIL_LINES = 8
+_ASKED_PODS = 3
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Kubernetes:
         self._settings = self.ground.settings
         self._ours = of_pool(self.ground.pool)
         self._levels = Levels(self.client, self._ours)
+        self._references = References(self.client)
 
     @property
     def listen(self) -> Listen:
@@ -210,11 +214,23 @@ class Kubernetes:
             if owner is None:
                 return None
             pods = [seen.pod(item) for item in (await self.client.listed(PODS, self._of(name))).items]
-            waiting = diagnose.why_waiting(pods, owner.workers)
+            waiting = diagnose.why_waiting(pods, owner.workers) or await self._lacking(pods)
             has_scheduler = any(pod.role == SCHEDULER for pod in pods)
             return waiting or (None if has_scheduler else await self._without_scheduler(name, owner, level))
         except FlowgroupError as exc:
             return f"Kubernetes does not say what cluster {name} waits for: {exc}"
+
+    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+        """Which image it is, and where one name has become several."""
+        found = await self.client.listed(PODS, self._of(name))
+        return images.remarks([seen.pod(item) for item in found.items])
+
+    async def _lacking(self, pods: list[Pod]) -> str | None:
+        """All processes of a cluster refer to the same, so the first that says something says all."""
+        for pod in pods[:_ASKED_PODS]:
+            if lacks := await self._references.waited_for(pod):
+                return lacks
+        return None
 
     async def _trouble(self, name: ClusterName, level: Level) -> str | None:
         owner, driver = level.owners.get(name), level.pods.get((name, DRIVER))
@@ -231,6 +247,7 @@ class Kubernetes:
         self._forget_refusals(level)
         return (
             next(filter(None, map(self._never_pulled, pods)), None)
+            or await self._missing(pods)
             or await self._crashing(pods)
             or (None if len(pods) > 1 or not owner.workers else await self._deaf(name, owner, level))
         )
@@ -250,6 +267,15 @@ class Kubernetes:
         there = {pod.uid for pod in level.pods.values()}
         for uid in [uid for uid in self._refused_since if uid not in there]:
             del self._refused_since[uid]
+        self._references.forget_others(there)
+
+    async def _missing(self, pods: list[Pod]) -> str | None:
+        """Without the right to read events no more than a pod's status is known."""
+        for pod in pods:
+            with suppress(Permanent):
+                if lacks := await self._references.missing(pod):
+                    return lacks
+        return None
 
     async def _crashing(self, pods: list[Pod]) -> str | None:
         for pod in pods:
@@ -294,6 +320,8 @@ class Kubernetes:
                 self._last_words.clear()
             self._last_words[pod.uid] = said
         said = self._last_words[pod.uid]
+        lacks = diagnose.lacking(said)
+        cause = f"{cause} {lacks}" if lacks and lacks not in cause else cause
         return f"{cause} Its last lines:\n{said}" if said else cause
 
     def _of(self, name: ClusterName) -> str:

@@ -52,6 +52,7 @@ class Kind:
 
 PODS = Kind("api/v1", "pods")
 SECRETS = Kind("api/v1", "secrets")
+EVENTS = Kind("api/v1", "events")
 SERVICES = Kind("api/v1", "services")
 CONFIG_MAPS = Kind("api/v1", "configmaps")
 DEPLOYMENTS = Kind("apis/apps/v1", "deployments")
@@ -154,6 +155,14 @@ class Client:
         if previous:
             query["previous"] = "true"
         return (await self._call("GET", PODS, f"{pod}/log", query=query)).text.strip()
+
+    async def events(self, uid: str) -> list[tuple[str, str]]:
+        """Reason and message of what Kubernetes says about the object with that uid, the latest last."""
+        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(_PAGE)}
+        items = _object(await self._call("GET", EVENTS, query=query)).get("items") or ()
+        found = [item for item in items if isinstance(item, dict)]
+        found.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
+        return [(str(item.get("reason") or ""), str(item.get("message") or "")) for item in found]
 
     async def _call(
         self,

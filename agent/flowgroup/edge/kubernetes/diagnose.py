@@ -7,6 +7,7 @@ A pod that waits for a node or for an image is alive: an autoscaler of nodes, or
 import re
 from collections.abc import Sequence
 
+from flowgroup.edge.kubernetes.extras import START_FAILED
 from flowgroup.edge.kubernetes.names import DRIVER, WORKER
 from flowgroup.edge.kubernetes.seen import Container, Pod
 
@@ -21,8 +22,12 @@ _REFUSED_BY_REGISTRY = re.compile(
 _NO_SUCH_HOST = re.compile(r"no such host|dial tcp|timeout|connection refused|i/o", re.IGNORECASE)
 _ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"})
+_EXEC = re.compile(r'exec:? "?([^"\s:]+)"?: (?:executable file not found|stat|no such file|permission denied)')
+_MODULE = re.compile(r"No module named '?([A-Za-z_][\w]*)")
+_PACKAGE = re.compile(r"No package metadata was found for (\S+)")
 _CRASHES = 3
 _LOST_S = 30.0
+_SAID_CHARS = 1000
 _SIZE_OF = {DRIVER: "driver_size", WORKER: "worker_size"}
 
 
@@ -50,14 +55,29 @@ def ended(pod: Pod, *, now: float) -> str | None:
 def crashes(pod: Pod) -> Container | None:
     """The container that ends again and again although it is started again, if there is one."""
     for entry in pod.containers:
-        if entry.restarts >= _CRASHES and entry.reason == "CrashLoopBackOff":
+        wanted = 1 if _is_certain(entry) else _CRASHES
+        if entry.restarts >= wanted and entry.reason in ("CrashLoopBackOff", *_NOT_STARTED):
             return entry
     return None
 
 
 def crashed(pod: Pod, entry: Container) -> str:
     """What a container that ends again and again did last."""
-    return f"the {pod.role} ends again and again: {_how(pod, entry.ended, entry.exit_code)}"
+    return f"the {pod.role} ends again and again: {_how(pod, entry.ended, entry.exit_code, entry.last_words)}"
+
+
+def lacking(said: str) -> str | None:
+    """What an image lacks, by what its process or the container's runtime said last; None if it is nothing of that kind."""
+    if found := _EXEC.search(said):
+        what = f"there is no {found[1]} in it that could be run"
+    elif found := _MODULE.search(said) or _PACKAGE.search(said):
+        what = f"the Python package {found[1]} is not in it"
+    else:
+        return None
+    return (
+        f"The image cannot be used: {what}. An image of your own needs Python and flowgroup[runtime], and bash for a start "
+        "script: build it FROM flowgroup's runtime image, or install flowgroup[runtime] in it."
+    )
 
 
 def not_pulled(pod: Pod) -> tuple[str, bool] | None:
@@ -117,9 +137,18 @@ def _terminated(pod: Pod, entry: Container) -> str:
 def _how(pod: Pod, reason: str, code: int | None, message: str = "") -> str:
     if reason == "OOMKilled":
         return f"it took more memory than its limit (OOMKilled). Give it more by a larger {_size(pod)}."
+    if lacks := lacking(message):
+        return lacks
     if reason in _NOT_STARTED:
         return f"its command cannot be started ({reason}): {message[:300]}. The image must have Python and flowgroup[runtime]."
+    if code == START_FAILED:
+        return f"its start script failed. Its last lines:\n{message[-_SAID_CHARS:].strip()}"
     return f"exit status {code}{f' ({reason})' if reason not in ('', 'Error', 'Completed') else ''}."
+
+
+def _is_certain(entry: Container) -> bool:
+    """Whether another try would end the same way."""
+    return entry.exit_code == START_FAILED or bool(lacking(entry.last_words))
 
 
 def _size(pod: Pod) -> str:

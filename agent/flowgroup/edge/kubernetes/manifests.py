@@ -9,6 +9,7 @@ import base64
 from typing import Any
 
 from flowgroup.edge.kubernetes import network, pods
+from flowgroup.edge.kubernetes.extras import START_KEY, secret_data
 from flowgroup.edge.kubernetes.names import (
     CLUSTER,
     DASK_COMPONENT,
@@ -91,7 +92,8 @@ def selector(pool_label: str, **more: str) -> str:
 
 
 def _secret(spec: ClusterSpec, ground: Ground, secret: str) -> Json:
-    data = {pods.SECRET_KEY: base64.b64encode(secret.encode()).decode()}
+    said = {pods.SECRET_KEY: secret, **secret_data(spec)}
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in said.items()}
     metadata = _metadata(spec, ground, spec.name)
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
 
@@ -99,7 +101,7 @@ def _secret(spec: ClusterSpec, ground: Ground, secret: str) -> Json:
 def _config_map(spec: ClusterSpec, ground: Ground, key: str) -> Json:
     metadata = _metadata(spec, ground, spec.name)
     metadata["annotations"][KEY] = key
-    data = {pods.SPEC_KEY: spec.model_dump_json()}
+    data = {pods.SPEC_KEY: spec.model_dump_json()} | ({START_KEY: spec.start_script} if spec.start_script else {})
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowgroup.edge.dask import QUIET, QUIET_DIALS, SHORT_LOGS, WORKER_PRELOAD, dask_resources
+from flowgroup.edge.kubernetes import extras
 from flowgroup.edge.kubernetes.names import DRIVER, Ground, driver_pod, scheduler
 from flowgroup.edge.kubernetes.sizes import Size, bytes_of
 from flowgroup.errors import Refused
@@ -71,7 +72,8 @@ def driver(spec: ClusterSpec, ground: Ground) -> Json:
         ground=ground,
     )
     container["volumeMounts"] += mounts
-    return {**_pod(container, size, ground, volumes), "restartPolicy": "Never", "hostname": driver_pod(spec.name)[:63]}
+    pod = extras.added(_pod(container, size, ground, volumes), spec, ground)
+    return {**pod, "restartPolicy": "Never", "hostname": driver_pod(spec.name)[:63]}
 
 
 def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
@@ -99,7 +101,9 @@ def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
         {"name": "tcp-comm", "containerPort": SCHEDULER_PORT, "protocol": "TCP"},
         {"name": "http-dashboard", "containerPort": DASHBOARD_PORT, "protocol": "TCP"},
     ]
-    return _pod(container, size if spec.has_workers else Size(), ground)
+    if not spec.has_workers:
+        return _pod(container, Size(), ground)
+    return _of_dask(_pod(container, size, ground), spec, ground)
 
 
 def worker(spec: ClusterSpec, group: WorkerGroup | None, ground: Ground) -> Json:
@@ -120,7 +124,11 @@ def worker(spec: ClusterSpec, group: WorkerGroup | None, ground: Ground) -> Json
         resources=_resources(size, _WORKER_SHARE),
         ground=ground,
     )
-    return _pod(container, size, ground)
+    return _of_dask(_pod(container, size, ground), spec, ground)
+
+
+def _of_dask(pod: Json, spec: ClusterSpec, ground: Ground) -> Json:
+    return extras.after_start_script(extras.added(pod, spec, ground), spec)
 
 
 def _driver_command(spec: ClusterSpec, ground: Ground) -> list[str]:

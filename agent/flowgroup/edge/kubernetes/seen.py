@@ -12,7 +12,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """`state` is waiting, running, terminated or "". `exit_code` and `ended` are of this state, else of the one before."""
+    """
+    `state` is waiting, running, terminated or "". `exit_code`, `ended` and `last_words` are of this state, else of the one
+    before.
+    """
 
     name: str
     state: str = ""
@@ -20,12 +23,16 @@ class Container:
     message: str = ""
     exit_code: int | None = None
     ended: str = ""
+    last_words: str = ""
     restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """`unschedulable` is what the scheduler says of a pod that it cannot place. `leaves_at`: seconds since 1970."""
+    """
+    `unschedulable` is what the scheduler says of a pod that it cannot place. `image` is the one that it shall run, `image_id`
+    the one that it does. `leaves_at`: seconds since 1970.
+    """
 
     name: str
     uid: str
@@ -38,6 +45,8 @@ class Pod:
     unschedulable: str = ""
     containers: tuple[Container, ...] = ()
     leaves_at: float | None = None
+    image: str = ""
+    image_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ def pod(item: Json) -> Pod:
         unschedulable=_condition(conditions.get("PodScheduled"), "False"),
         containers=tuple(_container(entry) for entry in statuses if isinstance(entry, dict)),
         leaves_at=_seconds(metadata.get("deletionTimestamp")),
+        image=_first(item.get("spec") or {}, "containers", "image"),
+        image_id=_first(status, "containerStatuses", "imageID"),
     )
 
 
@@ -110,6 +121,10 @@ def replica_failure(deployment: Json) -> str:
     return ""
 
 
+def _first(part: Json, entries: str, name: str) -> str:
+    return next((str(entry.get(name) or "") for entry in part.get(entries) or () if isinstance(entry, dict)), "")
+
+
 def _condition(entry: Json | None, status: str) -> str:
     if not entry or entry.get("status") != status:
         return ""
@@ -130,6 +145,7 @@ def _container(entry: Json) -> Container:
         message=str(now.get("message") or ""),
         exit_code=code if isinstance(code, int) else None,
         ended=str(ended.get("reason") or ""),
+        last_words=str(ended.get("message") or ""),
         restarts=int(entry.get("restartCount") or 0),
     )
 
