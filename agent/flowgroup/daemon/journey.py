@@ -21,6 +21,7 @@ from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
+from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
 from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, RunId, new_attempt
@@ -51,6 +52,7 @@ class Api(Protocol):
     async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment: ...
     async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
     async def renew_lease(self, lease: str) -> None: ...
+    async def say_waiting(self, run_id: RunId, name: str, message: str) -> bool: ...
 
 
 class Clusters(Protocol):
@@ -190,7 +192,10 @@ class Journeys:
                 raise
 
         try:
-            async with asyncio.timeout(self.cluster_timeout_s):
+            async with (
+                said_meanwhile(self.api, self.clusters, run, plan.spec.name),
+                asyncio.timeout(self.cluster_timeout_s),
+            ):
                 sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:

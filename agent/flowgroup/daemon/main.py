@@ -37,6 +37,7 @@ from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.scale import Scale
 from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
+from flowgroup.daemon.shortage import Shortage
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
@@ -228,6 +229,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
         "scale": parts.scale.run(),
+        "shortage": Shortage(api, parts.clusters, parts.drivers).run(),
         "heartbeat": beat(
             api,
             worker,

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID, uuid4
 
-import dask
 import distributed
 import httpx
+from dask.base import annotate, get_annotations
 from prefect.context import EngineContext, SettingsContext, TagsContext
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
@@ -93,7 +93,7 @@ class GroupTaskRunner(DaskTaskRunner):
             frame=pack(self._frame_of_run()),
             call=dumped(call),
         )
-        with dask.annotate(**_resources(task)):
+        with annotate(**_resources(task)):
             return self._send(work, upstream, f"{task.name}-{task_run_id}", task_run_id)
 
     def _send(self, work: workers.Work, upstream: list[Any], key: str, task_run_id: UUID) -> GroupFuture:
@@ -120,7 +120,7 @@ def _names_here() -> frozenset[str]:
 def _resources(task: Any) -> dict[str, dict[str, float]]:
     """What the task's tags ask for beside `dask.annotate`, as an annotation; empty if they ask for nothing."""
     by_tags = resources.asked(task.tags | TagsContext.get().current_tags)
-    annotated = dask.get_annotations().get("resources") or {}
+    annotated = get_annotations().get("resources") or {}
     return {"resources": {**annotated, **by_tags}} if by_tags else {}
 
 
