@@ -7,6 +7,7 @@ What is not heard is not known: the level is empty while nobody tells it, and th
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +36,30 @@ async def follow(at: str, heard: Callable[[Levels], None]) -> None:
                 log.get().info("levels_not_heard", at=at, reason=said, then="trying again")
         heard({})
         await asyncio.sleep(_AGAIN_S)
+
+
+async def first_worker(at: str) -> None:
+    """
+    Return when a worker is there, however long that takes: it may wait for a node, and the daemon says so meanwhile. Also when
+    nobody tells the levels for a while: then it is not to be known.
+    """
+    there, unheard_since = asyncio.Event(), asyncio.get_running_loop().time()
+
+    def heard(groups: Levels) -> None:
+        nonlocal unheard_since
+        if groups:
+            unheard_since = inf
+        if any(group.there for group in groups.values()):
+            there.set()
+
+    following = asyncio.create_task(follow(at, heard), name="first worker")
+    try:
+        while not there.is_set() and asyncio.get_running_loop().time() - unheard_since < _SILENT_S:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(there.wait(), _AGAIN_S)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _listen(host: str, port: int, heard: Callable[[Levels], None]) -> None:

@@ -187,6 +187,8 @@ async def _scheduler(place: Place, forks: Forks | Spawns) -> str:
     listening = asyncio.create_task(forks.listen(), name="listen")
     try:
         waits = any(numbers.first for numbers in place.spec.groups)
+        if waits and place.levels:
+            await levels.first_worker(place.levels)
         difference = await versions.difference(forks, place.scheduler, place.folder, waits=waits)
     finally:
         listening.cancel()
