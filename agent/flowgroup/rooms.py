@@ -36,6 +36,7 @@ def _driver(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spec", type=Path, help="default: spec.json in the folder")
     parser.add_argument("--secret", type=Path, help="default: the file secret in the folder")
     parser.add_argument("--scheduler", help="tcp://host:port of the Dask scheduler; default: what scheduler.json says")
+    parser.add_argument("--levels", help="tcp://host:port where it tells its groups' sizes; default: the file levels")
     parser.set_defaults(command=_run_driver)
 
 
@@ -61,6 +62,7 @@ def _run_driver(args: argparse.Namespace) -> int:
         storage=args.storage,
         secret=needed_text(args.secret or folder / "secret", "--secret").strip(),
         scheduler=args.scheduler,
+        levels=args.levels,
     )
     asyncio.run(run(settings, place))
     return 0

@@ -148,6 +148,9 @@ class DriverSettings(_Section):
     templates: bool = Field(
         default=True, description="import what a flow's runs import once, and fork later runs from there (fork only)"
     )
+    scale_idle_s: float = Field(
+        default=30.0, gt=0, description="how long a worker above its group's minimum is kept without work"
+    )
     keep_env: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="which of the daemon's AWS_, GOOGLE_ and AZURE_ variables clusters get all the same: names, "

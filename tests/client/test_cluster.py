@@ -36,6 +36,12 @@ def test_a_cluster_of_nothing_said_has_two_workers() -> None:
                 "worker_groups": [{"name": "gpu", "count": 2, "size": "gpu", "dask_resources": {"GPU": 1.0}}],
             },
         ),
+        (Cluster(workers_max=4), {"workers": 0, "workers_max": 4}),
+        (Cluster(workers_min=1, workers_max=4), {"workers": 1, "workers_min": 1, "workers_max": 4}),
+        (
+            Cluster(worker_groups=[WorkerGroup(name="gpu", count=1, max=2)]),
+            {"workers": 0, "worker_groups": [{"name": "gpu", "count": 1, "max": 2}]},
+        ),
         (Cluster(mode="per-run", idle_timeout_s=5), {"workers": 2, "mode": "per-run", "idle_timeout_s": 5}),
     ],
 )
@@ -60,6 +66,9 @@ def test_autoclose_warns_and_means_a_cluster_per_run() -> None:
         ({"workers": -1}, r"Cluster\(workers=-1\)"),
         ({"nthreads": 0}, r"Cluster\(nthreads=0\)"),
         ({"worker_memory": "lots"}, r"Cluster\(worker_memory='lots'\).*For example 2GiB"),
+        ({"workers": 5, "workers_max": 4}, "workers is 5, which is more than workers_max, 4"),
+        ({"workers_min": 5, "workers_max": 4}, "workers_min is 5, which is more than workers_max, 4"),
+        ({"workers_min": 2}, "workers_min is 2, but workers_max is not said"),
         ({"mode": "mine"}, r"Cluster\(mode='mine'\)"),
         ({"workers": 2, "n_workers": 2}, "both workers and n_workers.*keep workers"),
         ({"worker_processes": 2, "nprocs": 2}, "both worker_processes and nprocs"),

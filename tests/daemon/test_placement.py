@@ -1,5 +1,6 @@
 """Where runs go: a pure function, tested with tables."""
 
+from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flowgroup.errors import Refused
 from flowgroup.model.bundle import BundleRef, Statement
 from flowgroup.model.ids import DeploymentId, FlowId, RunId
 from flowgroup.model.runs import Deployment, DueRun, Placement
+from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import base_job_template
 
 POLICY = Policy("pool")
@@ -228,11 +230,47 @@ def test_groups_of_workers_make_another_cluster_and_are_checked_by_name() -> Non
         ([{"name": "a", "gpus": 1}], r"worker_groups\.0\.gpus"),
         ([{"name": "a", "dask_resources": {"GPU": 0}}], "above 0"),
         ([{"name": "a", "count": -1}], r"worker_groups\.0\.count"),
+        ([{"name": "a", "min": 1}], r"worker_groups\.0: .*min is 1, but max is not said"),
+        ([{"name": "a", "min": 3, "max": 2}], r"worker_groups\.0: .*min is 3, which is more than max, 2"),
+        ([{"name": "a", "count": 1, "min": 2, "max": 3}], r"worker_groups\.0: .*count is 1, which is less than min, 2"),
     ],
 )
 def test_wrong_groups_of_workers_are_refused_by_name(groups: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(Refused, match=said):
         place(due(worker_groups=groups), deployment(), template(), POLICY)
+
+
+@pytest.mark.parametrize(
+    ("said", "numbers"),
+    [
+        ({"workers": 2}, ("default", 2, 2, 2)),
+        ({"workers": 2, "worker_processes": 3}, ("default", 6, 6, 6)),
+        ({"workers_max": 4}, ("default", 0, 0, 4)),
+        ({"workers_min": 1, "workers_max": 4}, ("default", 1, 1, 4)),
+        ({"workers": 3, "workers_min": 1, "workers_max": 4}, ("default", 3, 1, 4)),
+        ({"workers": 0, "workers_min": 1, "workers_max": 4, "worker_processes": 2}, ("default", 2, 2, 8)),
+        ({"worker_groups": [{"name": "gpu", "max": 4}]}, ("gpu", 0, 0, 4)),
+        ({"worker_groups": [{"name": "gpu", "min": 1, "max": 4}]}, ("gpu", 1, 1, 4)),
+        ({"worker_groups": [{"name": "gpu", "count": 1, "max": 4}]}, ("gpu", 1, 0, 4)),
+    ],
+)
+def test_a_group_has_as_many_as_is_said_or_from_a_minimum_to_a_maximum(
+    said: dict[str, Any], numbers: tuple[str, int, int, int]
+) -> None:
+    spec = place(due(**said), deployment(), template(), POLICY).spec
+    assert astuple(spec.groups[-1]) == numbers
+    assert spec.has_workers
+    again = ClusterSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec
+    assert again.name == spec.name
+
+
+def test_numbers_that_nobody_says_do_not_change_a_clusters_name() -> None:
+    groups = [{"name": "gpu", "count": 2}]
+    spec = place(due(workers=2, worker_groups=groups), deployment(), template(), POLICY).spec
+    told = spec.model_dump(mode="json")
+    assert not {"workers_min", "workers_max"} & told.keys()
+    assert not {"min", "max"} & told["worker_groups"][0].keys()
 
 
 def test_a_flow_whose_name_begins_with_a_digit_has_a_cluster_whose_name_begins_with_a_letter() -> None:

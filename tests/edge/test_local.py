@@ -10,7 +10,7 @@ import pytest
 
 from flowgroup.edge.local import Local, _worker, _workers
 from flowgroup.edge.processes import Running, end, is_alive, spawn
-from flowgroup.model.ids import FlowId
+from flowgroup.model.ids import ClusterName, FlowId
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import WorkerGroup
 from flowgroup.settings import DriverSettings, PrefectSettings
@@ -103,7 +103,49 @@ def test_standard_input_reaches_the_process_and_nothing_secret_is_on_its_command
 def test_each_group_of_workers_has_its_own_with_its_resources(tmp_path: Path) -> None:
     gpu = WorkerGroup(name="gpu", count=2, dask_resources={"GPU": 1, "mem": 2.5})
     spec = SPEC.model_copy(update={"workers": 1, "worker_groups": (gpu,)})
-    assert list(_workers(spec)) == ["worker-0", "worker-gpu-0", "worker-gpu-1"]
+    assert _workers(spec) == ["worker-0", "worker-gpu-0", "worker-gpu-1"]
     assert "--resources" not in _worker(tmp_path, spec, "worker-0")
     command = _worker(tmp_path, spec, "worker-gpu-1")
     assert command[command.index("--resources") + 1] == "GPU=1 mem=2.5"
+
+
+async def test_workers_of_a_group_come_and_go_by_name_and_what_has_gone_is_not_started_again(
+    backend: Local, tmp_path: Path
+) -> None:
+    gpu = WorkerGroup(name="gpu", count=1, max=4)
+    made = await backend.create(SPEC.model_copy(update={"workers": 1, "workers_max": 3, "worker_groups": (gpu,)}))
+    place = tmp_path / "clusters" / made.name
+
+    def workers() -> list[str]:
+        return sorted(role for role in backend._processes(place) if role.startswith("worker"))
+
+    assert workers() == ["worker-0", "worker-gpu-0"]
+    assert await backend.scale(made.name, "default", 3, ())
+    assert await backend.scale(made.name, "gpu", 2, ())
+    assert workers() == ["worker-0", "worker-1", "worker-2", "worker-gpu-0", "worker-gpu-1"]
+    before = backend._processes(place)
+    assert await backend.scale(made.name, "default", 2, ("worker-0", "worker-gpu-0"))
+    assert workers() == ["worker-1", "worker-2", "worker-gpu-0", "worker-gpu-1"]
+    assert not is_alive(before["worker-0"])
+    assert is_alive(before["worker-gpu-0"])
+    assert await backend.scale(made.name, "default", 0, ())
+    assert await backend.look(made.name) is None
+    assert "worker-2" in workers()
+    assert await backend.scale(made.name, "default", 3, ("worker-2",))
+    assert workers()[:3] == [
+        "worker-1",
+        "worker-3",
+        "worker-4",
+    ]  # a name is not used twice: the old one may be known yet
+    assert await backend.scale(ClusterName("gone"), "default", 3, ())
+
+
+def test_where_the_number_changes_each_process_comes_and_goes_by_itself(tmp_path: Path) -> None:
+    fixed = SPEC.model_copy(update={"workers": 2, "worker_processes": 3})
+    assert _workers(fixed) == ["worker-0", "worker-1"]
+    command = _worker(tmp_path, fixed, "worker-0")
+    assert command[command.index("--nworkers") + 1] == "3"
+    adaptive = fixed.model_copy(update={"workers_max": 4})
+    assert len(_workers(adaptive)) == 6
+    command = _worker(tmp_path, adaptive, "worker-0")
+    assert command[command.index("--nworkers") + 1] == "1"

@@ -166,6 +166,8 @@ class FakeBackend:
     dead: dict[ClusterName, str] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
+    scaled: list[tuple[ClusterName, str, int, tuple[str, ...]]] = field(default_factory=list)
+    is_scaled: bool = True
     _tasks: dict[ClusterName, asyncio.Task[None]] = field(default_factory=dict)
     _pids: int = 1000
 
@@ -214,6 +216,11 @@ class FakeBackend:
         await self.kill(name, "deleted")
         self.clusters.pop(name, None)
         self.dead.pop(name, None)
+
+    async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
+        self.scaled.append((name, group, wanted, retired))
+        await self._step("scale")
+        return self.is_scaled
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name) if name in self.clusters else "it is not there"

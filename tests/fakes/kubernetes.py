@@ -148,10 +148,12 @@ class FakeKubernetes:
         found = self.objects.get((plural, name))
         if not found:
             return status(404, f'{plural} "{name}" not found', name=name)
-        metadata, patch = found["metadata"], dict(body.get("metadata") or {})
-        metadata["annotations"] = {**metadata.get("annotations", {}), **patch.pop("annotations", {})}
+        metadata, changed = found["metadata"], body.get("metadata") or {}
+        if changed.get("resourceVersion") not in (None, metadata["resourceVersion"]):
+            return status(409, "the object has been modified", reason="Conflict")
+        _merge(found, body)
         self._uids += 1
-        metadata |= {**patch, "resourceVersion": str(self._uids)}
+        metadata["resourceVersion"] = str(self._uids)
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             self._gone(plural, name)
         return httpx.Response(200, json=found)
@@ -183,6 +185,14 @@ def status(
         "code": code,
     }
     return httpx.Response(code, json=body)
+
+
+def _merge(into: Json, patch: Json) -> None:
+    for name, value in patch.items():
+        if isinstance(value, dict) and isinstance(into.get(name), dict):
+            _merge(into[name], value)
+        else:
+            into[name] = value
 
 
 def _fits(labels: Json, selector: str) -> bool:

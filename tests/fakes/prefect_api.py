@@ -283,6 +283,10 @@ class FakePrefect:
         ours = details.get("transition_id")
         if ours and now["state_details"].get("transition_id") == ours:
             return self._said(run, "REJECT", "This run has already made this state transition.")
+        if wanted == now["type"] == "PENDING" and state.get("name") not in {now["name"], "Pending"}:
+            details["deployment_concurrency_lease_id"] = now["state_details"]["deployment_concurrency_lease_id"]
+            self.put_state(run_id, wanted, state["name"], message=state.get("message"), **details)
+            return self._said(run, "ACCEPT", None)
         if wanted == "PENDING" and now["type"] in {"PENDING", "RUNNING", "CANCELLING", "CANCELLED", "COMPLETED"}:
             return self._said(run, "ABORT", f"This run is in a {now['type']} state")
         if now["type"] in TERMINAL and wanted not in {"PENDING", "SCHEDULED", "CANCELLED"}:

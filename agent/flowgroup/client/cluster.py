@@ -25,13 +25,16 @@ class Cluster:
     A Dask cluster for a flow: `Cluster(workers=4, worker_memory="2GiB")`.
 
     `Cluster()` is two workers of one process with one thread each. What is left out is the pool's to say: memory,
-    sizes, mode, idle time. prefect-saturn's names are accepted: `n_workers`, `nprocs`, `nthreads`, `worker_is_spot`, and
+    sizes, mode, idle time. With `workers_max`, and `workers_min` (else 0), the number of workers follows the work; groups
+    have `min` and `max` for that. prefect-saturn's names are accepted: `n_workers`, `nprocs`, `nthreads`, `worker_is_spot`, and
     `autoclose=True` for `mode="per-run"`. `worker_groups` are workers of other kinds:
     `Cluster(workers=4, worker_groups=[WorkerGroup(name="gpu", count=2, size="gpu-large", dask_resources={"GPU": 1})])`;
     where they alone are said there are no others. A wrong value, or a thing said twice, raises Refused.
     """
 
     workers: int | None = None
+    workers_min: int | None = None
+    workers_max: int | None = None
     worker_processes: int | None = None
     worker_threads: int | None = None
     worker_memory: str | None = None
@@ -70,16 +73,21 @@ class Cluster:
         if autoclose is not None:
             self._autoclose(autoclose)
         if self.workers is None:
-            object.__setattr__(self, "workers", 0 if self.worker_groups else DEFAULT_WORKERS)
+            object.__setattr__(self, "workers", self._at_first())
         self._check(said)
 
     def job_variables(self) -> dict[str, Any]:
         """What was said, by the names of the pool's job variables; nothing else, so that the pool's defaults hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.worker_groups is not None:
-            groups = [group.model_dump(mode="json", exclude_defaults=True) for group in self.worker_groups]
+            groups = [group.model_dump(mode="json", exclude_unset=True) for group in self.worker_groups]
             values["worker_groups"] = groups
         return {name: value for name, value in values.items() if value is not None}
+
+    def _at_first(self) -> int:
+        if self.workers_max is not None:
+            return self.workers_min or 0
+        return 0 if self.worker_groups else DEFAULT_WORKERS
 
     def _take(self, alias: str, name: str, value: Any) -> None:
         if getattr(self, name) is not None:
@@ -101,6 +109,8 @@ class Cluster:
             JobVariables.model_validate(self.job_variables())
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
+            if not first["loc"]:  # it is about several fields, which it names
+                raise Refused(f"Cluster: {first['msg'].lower()}.") from exc
             name = str(first["loc"][0])
             remedy = JobVariables.model_fields[name].description or f"see the form of the work pool for {name}"
             raise Refused(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _CLUSTER = {
     "workers": int,
+    "workers_min": int,
+    "workers_max": int,
     "worker_processes": int,
     "worker_threads": int,
     "worker_memory": str,

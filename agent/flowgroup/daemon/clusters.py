@@ -137,6 +137,10 @@ class Clusters:
         """Clusters that exist."""
         return [name for name, cluster in self._clusters.items() if cluster.found]
 
+    def specs(self) -> dict[ClusterName, ClusterSpec]:
+        """What the clusters that exist are."""
+        return {name: cluster.found.spec for name, cluster in self._clusters.items() if cluster.found}
+
     async def look(self, name: ClusterName) -> str | None:
         if self.secret_of(name) is None:
             return "the cluster is not there any more"

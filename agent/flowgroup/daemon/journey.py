@@ -23,6 +23,7 @@ from flowgroup.daemon.placement import Policy, place
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
+from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
 from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, RunId, new_attempt
@@ -56,6 +57,8 @@ class Api(Protocol):
     async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
     async def renew_lease(self, lease: str) -> None: ...
     async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None: ...
+
+    async def say_waiting(self, run_id: RunId, name: str, message: str) -> bool: ...
 
 
 class Clusters(Protocol):
@@ -199,7 +202,10 @@ class Journeys:
                 raise
 
         try:
-            async with asyncio.timeout(self.cluster_timeout_s):
+            async with (
+                said_meanwhile(self.api, self.clusters, run, plan.spec.name),
+                asyncio.timeout(self.cluster_timeout_s),
+            ):
                 sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:

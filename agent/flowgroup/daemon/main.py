@@ -18,6 +18,7 @@ import httpx
 
 from flowgroup import log, signing
 from flowgroup.daemon import clusters as clusters_room
+from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
 from flowgroup.daemon.clusters import Clusters
@@ -34,9 +35,11 @@ from flowgroup.daemon.prewarm import Ahead, Prewarm
 from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
+from flowgroup.daemon.scale import Scale
 from flowgroup.daemon.seals import Seals
 from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
+from flowgroup.daemon.shortage import Shortage
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
@@ -59,7 +62,7 @@ _GOODBYE_TIMEOUT_S = 3.0
 _SAID_AGAIN_S = 30.0
 
 
-class Backend(clusters_room.Backend, Protocol):
+class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
     """What makes clusters, and keeps a relay alive. `relay_key` is what the daemon shows to the relay."""
 
     @property
@@ -140,6 +143,7 @@ class _Parts:
     teller: Teller
     journeys: Journeys
     events: Events | None
+    scale: Scale
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -175,7 +179,8 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         cluster_timeout_s=daemon.cluster_timeout_s,
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
-    parts = _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events)
+    scale = Scale(backend, clusters, drivers)
+    parts = _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events, scale)
     api.trust(parts.is_streamed)
     return parts
 
@@ -227,6 +232,8 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             health.loop("cancel", limit_s=_STUCK_S),
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
+        "scale": parts.scale.run(),
+        "shortage": Shortage(api, parts.clusters, parts.drivers).run(),
         "heartbeat": beat(
             api,
             worker,

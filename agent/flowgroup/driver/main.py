@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flowgroup import log
-from flowgroup.driver import oskit, scheduler, start_script, versions
+from flowgroup.driver import levels, oskit, scheduler, start_script, versions
 from flowgroup.driver.brief import shared_environment
 from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
@@ -47,7 +47,8 @@ class Place:
     """
     Where a driver finds what belongs to its cluster, and what it says hello with.
 
-    `scheduler` is the Dask scheduler's address; None: it is in the file that it writes.
+    `scheduler` is the Dask scheduler's address; None: it is in the file that it writes. `levels` is where it tells how large
+    the groups of workers are to be, in the same way.
     """
 
     cluster: ClusterName
@@ -58,6 +59,7 @@ class Place:
     storage: Path
     secret: str = field(repr=False)
     scheduler: str | None = None
+    levels: str | None = None
 
 
 @dataclass
@@ -67,14 +69,20 @@ class Stand:
     desk: Desk | None = None
     trouble: str | None = None
     start_log: tuple[str, ...] = ()
+    groups: levels.Levels = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def status(self) -> Status:
         status = self.desk.status() if self.desk else Status(ready=False)
-        if self.trouble is None:
-            return status
-        return status.model_copy(update={"ready": False, "trouble": self.trouble, "start_log": self.start_log})
+        trouble = {"ready": False, "trouble": self.trouble, "start_log": self.start_log} if self.trouble else {}
+        return status.model_copy(update={"groups": self.groups, **trouble})
+
+    def resize(self, groups: levels.Levels) -> None:
+        """The groups of workers are to be of these sizes."""
+        if groups != self.groups:
+            self.groups = groups
+            self.changed.set()
 
     def fail(self, trouble: str, start_log: tuple[str, ...] = ()) -> None:
         """No new run will ever be ready here. What runs goes on, and is told."""
@@ -163,6 +171,8 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
             stand.changed.set()
             if address:
                 tasks.create_task(_watch_scheduler(stand, stand.desk, address, place), name="scheduler")
+                at = place.levels or str(place.folder / "levels")
+                tasks.create_task(levels.follow(at, stand.resize), name="levels")
             await forks.listen()
             stand.fail("the driver's zygote died: was it killed for its memory? New runs get a new cluster.")
             await stand.over.wait()
@@ -182,7 +192,10 @@ async def _scheduler(place: Place, forks: Forks | Spawns) -> str:
     await scheduler.answering(place.scheduler)
     listening = asyncio.create_task(forks.listen(), name="listen")
     try:
-        difference = await versions.difference(forks, place.scheduler, place.folder)
+        waits = any(numbers.first for numbers in place.spec.groups)
+        if waits and place.levels:
+            await levels.first_worker(place.levels)
+        difference = await versions.difference(forks, place.scheduler, place.folder, waits=waits)
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

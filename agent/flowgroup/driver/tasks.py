@@ -16,12 +16,13 @@ from uuid import UUID, uuid4
 
 import distributed
 import httpx
-from prefect.context import EngineContext, SettingsContext
+from dask.base import annotate, get_annotations
+from prefect.context import EngineContext, SettingsContext, TagsContext
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
-from flowgroup.driver import engine, frames, imports, workers
+from flowgroup.driver import engine, frames, imports, resources, workers
 from flowgroup.driver.futures import GroupFuture
 from flowgroup.driver.inflight import InFlight
 from flowgroup.driver.own import Own
@@ -92,7 +93,8 @@ class GroupTaskRunner(DaskTaskRunner):
             frame=pack(self._frame_of_run()),
             call=dumped(call),
         )
-        return self._send(work, upstream, f"{task.name}-{task_run_id}", task_run_id)
+        with annotate(**_resources(task)):
+            return self._send(work, upstream, f"{task.name}-{task_run_id}", task_run_id)
 
     def _send(self, work: workers.Work, upstream: list[Any], key: str, task_run_id: UUID) -> GroupFuture:
         """Tasks of tasks go first: somebody waits for them, and holds memory."""
@@ -113,6 +115,13 @@ def _names_here() -> frozenset[str]:
     """On a worker: the top-level names of the own modules of the run whose task this is."""
     code = imports.CODE.get()
     return code.names if code is not None else frozenset()
+
+
+def _resources(task: Any) -> dict[str, dict[str, float]]:
+    """What the task's tags ask for beside `dask.annotate`, as an annotation; empty if they ask for nothing."""
+    by_tags = resources.asked(task.tags | TagsContext.get().current_tags)
+    annotated = get_annotations().get("resources") or {}
+    return {"resources": {**annotated, **by_tags}} if by_tags else {}
 
 
 def _without_futures(value: Any, upstream: list[Any]) -> Any:

@@ -22,6 +22,7 @@ from flowgroup.driver.zygote import Run
 
 _COMPARED = ("python", "prefect", "dask", "distributed", "cloudpickle", "flowgroup")
 _QUESTION = b"compare "
+_AT_ONCE = "at-once"
 _FIRST_WORKER_S = 10.0
 _ANSWER_S = 20.0
 _COMPARED_WITHIN_S = 60.0
@@ -36,17 +37,19 @@ class Forks(Protocol):
     def forget(self, pid: int) -> None: ...
 
 
-async def difference(forks: Forks, address: str, folder: Path) -> str | None:
+async def difference(forks: Forks, address: str, folder: Path, *, waits: bool = True) -> str | None:
     """
     What differs between this driver and the scheduler and workers that are there, as a table with the remedy; None when
     nothing does.
 
-    The first worker is waited for, for some seconds. A comparison that fails is logged and keeps no run from starting.
+    With `waits` the first worker is waited for, for some seconds. A comparison that fails is logged and keeps no run from
+    starting.
     """
     answer = folder / "versions.json"
     nothing = [os.open(os.devnull, os.O_RDWR) for _ in range(2)]
     output = os.open(answer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    pid = await forks.fork("versions", (_QUESTION + address.encode()).decode(), folder, Fds(output, *nothing))
+    question = _QUESTION.decode() + (address if waits else f"{address} {_AT_ONCE}")
+    pid = await forks.fork("versions", question, folder, Fds(output, *nothing))
     try:
         async with asyncio.timeout(_COMPARED_WITHIN_S):
             await forks.ended(pid)
@@ -120,9 +123,11 @@ def _version(package: str) -> str:
 def _found(address: str) -> dict[str, dict[str, str]]:
     import distributed  # not in the desk
 
+    address, _, at_once = address.partition(" ")
     with distributed.Client(address, set_as_default=False, timeout=_ANSWER_S) as client:
-        with contextlib.suppress(TimeoutError):
-            client.wait_for_workers(1, timeout=_FIRST_WORKER_S)
+        if not at_once:
+            with contextlib.suppress(TimeoutError):
+                client.wait_for_workers(1, timeout=_FIRST_WORKER_S)
         told = client.get_versions(packages=["prefect", "flowgroup"])
         names = {address: info["name"] for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
     workers = {str(names.get(address, address)): _told(one) for address, one in told["workers"].items()}

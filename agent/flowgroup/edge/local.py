@@ -7,6 +7,7 @@ A cluster is a folder under `<folder>/clusters` whose `cluster.json` says what i
 import asyncio
 import json
 import platform
+import re
 import secrets
 import shutil
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup import log, settings
-from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources
+from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused
 from flowgroup.model.clusters import Found
@@ -24,7 +25,7 @@ from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.model.variables import WorkerGroup
+from flowgroup.model.variables import DEFAULT_GROUP
 from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
@@ -34,6 +35,7 @@ _RELAY_START_S = 30.0
 _TAIL_LINES = 8
 _WORKER_STARTS_MAX = 5  # in so many seconds
 _WORKER_STARTS_S = 300.0
+_ROLE = re.compile(r"^worker-(?:(?P<group>.+)-)?(?P<number>\d+)$")
 
 
 @dataclass
@@ -92,6 +94,24 @@ class Local:
         made = self._read(place)
         assert made is not None
         return made
+
+    async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
+        """End the retired workers of the group, and start others if there are fewer than wanted."""
+        place = self._clusters / name
+        there = self._read(place)
+        if there is None:
+            return True
+        processes = self._processes(place)
+        ours = {role: number for role in processes if (number := _number(role, group)) is not None}
+        going = [processes.pop(role) for role in ours if role in retired]
+        first = max([*ours.values(), -1, *(_number(role, group) or 0 for role in retired)]) + 1
+        missing = max(0, wanted - (len(ours) - len(going)))
+        for number in range(first, first + missing):
+            role = f"{_prefix(group)}{number}"
+            processes[role] = self._worker(place, there.spec, role)
+        self._write(place, there.spec, processes)  # first: what is not written down is not started again when it ends
+        await end(going, grace_s=_GRACE_S)
+        return True
 
     async def delete(self, name: ClusterName) -> None:
         """End the cluster's processes and remove its folder. One that is not there is gone already."""
@@ -184,11 +204,20 @@ class Local:
         env = {**settings.environment_for_drivers(self.driver), **spec.env, **_json(place / _ENV_FILE)}
         dask_env, started = self._dask_env(place, spec), {}
         if spec.has_workers:
-            started["scheduler"] = spawn(_scheduler(place), env=dask_env, cwd=place, log=place / "scheduler.log")
+            started["scheduler"] = spawn(
+                self._scheduler(place, spec), env=dask_env, cwd=place, log=place / "scheduler.log"
+            )
             for role in _workers(spec):
                 started[role] = self._worker(place, spec, role)
         started["driver"] = spawn(driver, env=env, cwd=place, log=place / "driver.log")
         return started
+
+    def _scheduler(self, place: Path, spec: ClusterSpec) -> list[str]:
+        host = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        file = ["--scheduler-file", str(place / "scheduler.json")]
+        written, idle_s = str(place / "levels"), self.driver.scale_idle_s
+        scales = scaling(spec, _prefix, at="127.0.0.1:0", idle_s=idle_s, written=written)
+        return [*python("distributed.cli.dask_scheduler"), *host, *file, *scales]
 
     def _dask_env(self, place: Path, spec: ClusterSpec) -> dict[str, str]:
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(place / "scratch")}  # else the scheduler leaves a folder in /tmp
@@ -241,28 +270,41 @@ class Local:
         return path.read_text().strip()
 
 
-def _scheduler(place: Path) -> list[str]:
-    written = str(place / "scheduler.json")
-    host = ["--host", "127.0.0.1", "--port", "0"]
-    return [*python("distributed.cli.dask_scheduler"), *host, "--no-dashboard", "--scheduler-file", written]
+def _prefix(group: str) -> str:
+    """What the roles, and Dask's names, of a group's workers begin with."""
+    return "worker-" if group == DEFAULT_GROUP else f"worker-{group}-"
 
 
-def _workers(spec: ClusterSpec) -> dict[str, WorkerGroup | None]:
-    """Every worker by its role, and of which group it is; None is the default one."""
-    default: dict[str, WorkerGroup | None] = {f"worker-{number}": None for number in range(spec.workers)}
-    others = {f"worker-{group.name}-{number}": group for group in spec.worker_groups for number in range(group.count)}
-    return default | others
+def _number(role: str, group: str) -> int | None:
+    """Which worker of this group it is; None if it is none."""
+    read = _ROLE.match(role)
+    return int(read["number"]) if read and (read["group"] or DEFAULT_GROUP) == group else None
+
+
+def _workers(spec: ClusterSpec) -> list[str]:
+    """The roles of the workers that there are at first."""
+    counts = {numbers.group: numbers.first // _processes_each(spec, numbers.group) for numbers in spec.groups}
+    return [f"{_prefix(group)}{number}" for group, count in counts.items() for number in range(count)]
+
+
+def _processes_each(spec: ClusterSpec, group: str) -> int:
+    """Where the number of workers changes each process comes and goes by itself."""
+    fixed = {numbers.group: numbers.is_fixed for numbers in spec.groups}
+    return spec.worker_processes if group == DEFAULT_GROUP and fixed[group] else 1
 
 
 def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
-    group = _workers(spec)[role]
+    read = _ROLE.match(role)
+    assert read
+    name = read["group"] or DEFAULT_GROUP
+    group = next((one for one in spec.worker_groups if one.name == name), None)
     limit = ["--memory-limit", spec.worker_memory] if spec.worker_memory else []
     return [
         *python("distributed.cli.dask_worker"),
         *("--scheduler-file", str(place / "scheduler.json")),
         *("--host", "127.0.0.1"),
         *("--name", role),
-        *("--nworkers", str(spec.worker_processes)),
+        *("--nworkers", str(_processes_each(spec, name))),
         *("--nthreads", str(spec.worker_threads)),
         *("--local-directory", str(place / "scratch")),
         *("--death-timeout", "60"),

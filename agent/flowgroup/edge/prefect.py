@@ -143,6 +143,16 @@ class Prefect(Remembered):
         answer = await self._set_state(run_id, state)
         return Standing(answer.status == "ACCEPT", answer.state.ours() if answer.state else None)
 
+    async def say_waiting(self, run_id: RunId, name: str, message: str) -> bool:
+        """
+        Say in a Pending run's state what it waits for; False if the API refuses, for the run has gone on.
+
+        Prefect takes Pending after Pending under another name only, and keeps the claim's concurrency lease with it. The
+        claim's own name is "Pending": under another the run counts as claimed by whoever claimed it.
+        """
+        state = {"type": "PENDING", "name": name, "message": sayable(message)}
+        return (await self._set_state(run_id, state)).status == "ACCEPT"
+
     async def read(self, run_id: RunId) -> SeenRun | None:
         """The run as it is now; None if it is not there (any more)."""
         try:

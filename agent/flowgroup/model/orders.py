@@ -144,6 +144,19 @@ class Hello(_Frame):
     pid: int
 
 
+class GroupLevel(_Frame):
+    """
+    One group of workers as the cluster's Dask scheduler sees it: `wanted` workers are to be there, `there` are at work.
+
+    `retired` are names of workers that take no tasks any more and hold nothing that only they have: their processes, or
+    pods, may go.
+    """
+
+    wanted: int = Field(ge=0)
+    there: int = Field(default=0, ge=0)
+    retired: tuple[str, ...] = ()
+
+
 class Status(_Frame):
     """Everything that the driver knows. `ready`: the zygote forks and, if there are workers, the scheduler answers."""
 
@@ -155,6 +168,9 @@ class Status(_Frame):
     attempts: tuple[Attempt, ...] = ()
     seals: tuple[str, ...] = Field(
         default=(), repr=False, description="of the attempts, in the first status of a line: the daemon may be another"
+    )
+    groups: dict[str, GroupLevel] = Field(
+        default_factory=dict, description="by the group's name; empty while the scheduler says nothing"
     )
 
 

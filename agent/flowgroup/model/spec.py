@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flowgroup.model.bundle import canonical_json
 from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
 from flowgroup.model.pod import PodExtras
-from flowgroup.model.variables import JobVariables, WorkerGroup
+from flowgroup.model.variables import DEFAULT_GROUP, JobVariables, WorkerGroup
 
 # A fork shares these with its parent, so they belong to the generation and not to the run.
 _PROCESS_WIDE = ("DASK_", "PYTHON", "LD_", "MALLOC_")
@@ -27,6 +28,8 @@ class ClusterSpec(BaseModel):
     isolation: str
     mode: Literal["shared", "exclusive", "per-run"] = "shared"
     workers: int = 0
+    workers_min: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    workers_max: int | None = Field(default=None, exclude_if=lambda value: value is None)
     worker_processes: int = 1
     worker_threads: int = 1
     worker_memory: str | None = None
@@ -59,7 +62,36 @@ class ClusterSpec(BaseModel):
     @property
     def has_workers(self) -> bool:
         """Whether the cluster has a scheduler and workers, or its driver is alone."""
-        return self.workers > 0 or any(group.count for group in self.worker_groups)
+        return any(group.most for group in self.groups)
+
+    @property
+    def groups(self) -> tuple["Numbers", ...]:
+        """How many worker processes of each group there are to be, the default group first."""
+        each = self.worker_processes
+        most = self.workers if self.workers_max is None else self.workers_max
+        least = self.workers if self.workers_max is None else self.workers_min or 0
+        default = Numbers(DEFAULT_GROUP, self.workers * each, least * each, most * each)
+        return (default, *(_numbers(group) for group in self.worker_groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How many workers a group has at first, at least and at most; with all three the same it never changes."""
+
+    group: str
+    first: int
+    least: int
+    most: int
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.least == self.most
+
+
+def _numbers(group: WorkerGroup) -> Numbers:
+    if group.max is None:
+        return Numbers(group.name, group.count, group.count, group.count)
+    return Numbers(group.name, group.count, group.min or 0, group.max)
 
 
 def is_process_wide(name: str) -> bool:
@@ -94,6 +126,8 @@ def spec_of(
         isolation=variables.isolation or pool,
         mode=variables.mode,
         workers=variables.workers,
+        workers_min=variables.workers_min,
+        workers_max=variables.workers_max,
         worker_processes=variables.worker_processes,
         worker_threads=variables.worker_threads,
         worker_memory=variables.worker_memory,

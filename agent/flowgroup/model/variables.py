@@ -23,19 +23,37 @@ _GROUPS_MAX = 32
 _MOST = 64
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class WorkerGroup(BaseModel):
     """
     Workers of one kind beside the cluster's default ones, for example four with a GPU each.
 
     On Kubernetes `size` is one of the catalogue's, and what is said here beside it is added to what the size says;
     `resources` are what a node offers (`nvidia.com/gpu`), `dask_resources` what tasks ask for by
-    `dask.annotate(resources={"GPU": 1})`. The local backend takes `count` and `dask_resources` only.
+    `dask.annotate(resources={"GPU": 1})`. The local backend takes the numbers and `dask_resources` only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,14}[a-z0-9])?$", description="At most 16 characters: a-z, 0-9, -.")
-    count: int = Field(default=1, ge=0, le=10_000, description="How many workers.")
+    count: int = Field(default=1, ge=0, le=10_000, description="How many workers; with `max`: at first.")
+    min: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        exclude_if=_is_none,
+        description="At least so many; 0 if only `max` is said.",
+    )
+    max: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        exclude_if=_is_none,
+        description="At most so many: how many there are follows the work.",
+    )
     size: str | None = Field(default=None, max_length=63, description="A size of the catalogue.")
     image: str | None = Field(default=None, max_length=1024)
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -45,6 +63,16 @@ class WorkerGroup(BaseModel):
     resources: dict[str, str | int] = Field(default_factory=dict, description="For example nvidia.com/gpu: 1.")
     spot: bool = Field(default=False, description="On spot nodes.")
     dask_resources: dict[str, float] = Field(default_factory=dict, description="For example GPU: 1.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begins_small(cls, said: Any) -> Any:
+        return _begun(said, "count", "min", "max")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "WorkerGroup":
+        _check_order({"min": self.min, "count": self.count, "max": self.max})
+        return self
 
     @field_validator("name")
     @classmethod
@@ -73,6 +101,20 @@ class JobVariables(BaseModel):
         le=10_000,
         title="Dask workers",
         description="How many Dask workers the flow's cluster has. 0: no Dask, the flow runs in the driver alone.",
+    )
+    workers_min: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        title="Dask workers at least",
+        description="With a maximum: how many workers stay without work. 0 if nothing is said.",
+    )
+    workers_max: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        title="Dask workers at most",
+        description="How many there are follows the work, up to so many; `workers` is how many there are at first.",
     )
     worker_processes: int = Field(default=1, ge=1, le=256, title="Processes per worker")
     worker_threads: int = Field(default=1, ge=1, le=1024, title="Threads per worker process")
@@ -163,6 +205,16 @@ class JobVariables(BaseModel):
         default=None, title="Bundle", description="Written by flowgroup.deploy: the flow as it was packed."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _begins_small(cls, said: Any) -> Any:
+        return _begun(said, "workers", "workers_min", "workers_max")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "JobVariables":
+        _check_order({"workers_min": self.workers_min, "workers": self.workers, "workers_max": self.workers_max})
+        return self
+
     @field_validator("worker_groups")
     @classmethod
     def _names_differ(cls, groups: tuple[WorkerGroup, ...]) -> tuple[WorkerGroup, ...]:
@@ -193,6 +245,27 @@ class JobVariables(BaseModel):
             service_account=self.service_account,
         )
         return extras if extras != PodExtras() else None
+
+
+def _begun(said: Any, count: str, least: str, most: str) -> Any:
+    """Where a maximum is said and no number to begin with, there are as many as at least."""
+    if not isinstance(said, dict) or said.get(most) is None or said.get(count):
+        return said
+    return {**said, count: said.get(least) or 0}
+
+
+def _check_order(said: dict[str, int | None]) -> None:
+    """Raises ValueError, naming the field that is wrong. `said`: least, count and most, by their fields' names."""
+    (least_name, least), (count_name, count), (most_name, most) = said.items()
+    if most is None:
+        if least is not None:
+            raise ValueError(f"{least_name} is {least}, but {most_name} is not said: say both")
+        return
+    for name, value in ((least_name, least), (count_name, count)):
+        if value is not None and value > most:
+            raise ValueError(f"{name} is {value}, which is more than {most_name}, {most}")
+    if least is not None and count is not None and count < least:
+        raise ValueError(f"{count_name} is {count}, which is less than {least_name}, {least}")
 
 
 def parse(values: dict[str, Any]) -> JobVariables:

@@ -132,6 +132,58 @@ def my_worker() -> str:
     return str(get_worker().name)
 
 
+@task(tags=["dask-resource:GPU=1"])
+def tagged_worker() -> str:
+    return my_worker.fn()
+
+
+def on_tags() -> dict[str, list[str]]:
+    """Names of the workers that took tasks whose own tags, or the tags around them, ask for a GPU; and of plain ones."""
+    from prefect import tags
+
+    own = [tagged_worker.submit() for _ in range(4)]
+    with tags("dask-resource:GPU=1"):
+        around = [my_worker.submit() for _ in range(4)]
+    plain = [my_worker.submit() for _ in range(4)]
+    told = {"own": own, "around": around, "plain": plain}
+    return {name: [future.result() for future in futures] for name, futures in told.items()}
+
+
+@task
+def napping(number: int, seconds: float) -> tuple[int, str]:
+    time.sleep(seconds)
+    return number, my_worker.fn()
+
+
+def spreads(tasks: int, seconds: float) -> list[str]:
+    """On which workers so many tasks were."""
+    return sorted({name for _, name in napping.map(range(tasks), seconds=seconds).result()})
+
+
+def _workers_now() -> list[str]:
+    from flowgroup import get_dask_client
+
+    there = get_dask_client().run_on_scheduler(
+        lambda dask_scheduler: [ws.name for ws in dask_scheduler.workers.values()]
+    )
+    return sorted(there)
+
+
+def outlives_workers(size: int, left: int) -> dict[str, Any]:
+    """Results stay on the workers until all but `left` of these are gone, and are fetched only then."""
+    from flowgroup import get_dask_client
+
+    client = get_dask_client()
+    made = client.map(lambda number: (number, bytes(size)), range(20), pure=False)
+    slow = client.map(lambda _: time.sleep(2), range(6), pure=False)
+    client.gather(slow)
+    before, deadline = _workers_now(), time.monotonic() + 90
+    while len(_workers_now()) > left and time.monotonic() < deadline:
+        time.sleep(0.5)
+    results = client.gather(made)
+    return {"before": before, "after": _workers_now(), "results": [(number, len(body)) for number, body in results]}
+
+
 def on_resources(resources: dict[str, float]) -> dict[str, list[str]]:
     """Names of the workers that took tasks which ask for resources: Prefect's and Dask's own."""
     import dask

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup import log
-from flowgroup.edge.kubernetes import diagnose, images, lease, manifests, network, removal, seen
+from flowgroup.edge.kubernetes import diagnose, images, lease, manifests, network, removal, scaling, seen
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
     DASK_CLUSTERS,
@@ -172,6 +172,10 @@ class Kubernetes:
         await self.client.delete(kind, name, uid=str(there["metadata"]["uid"]))
         await asyncio.sleep(_AGAIN_S)
         return False
+
+    async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
+        """Remove these retired workers of a group, and have it make more if there are too few. False: not yet so."""
+        return await scaling.scale(self.client, name, group, wanted, retired)
 
     # Gone
 
@@ -364,6 +368,7 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
         settings=own,
         sizes=Sizes.read(own.sizes),
         driver_env=environment_for_pods(settings.driver),
+        scale_idle_s=settings.driver.scale_idle_s,
     )
     return Kubernetes(client, ground, _key_in(settings.relay.control_key_file))
 

@@ -24,7 +24,7 @@ from flowgroup.edge.kubernetes.names import (
     annotations,
     driver_pod,
     labels,
-    worker_counts,
+    worker_group,
 )
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import WorkerGroup
@@ -47,9 +47,10 @@ def dask_cluster(spec: ClusterSpec, ground: Ground) -> Json:
         "ports": [
             _port("tcp-comm", pods.SCHEDULER_PORT),  # the operator looks for these two names
             _port("http-dashboard", pods.DASHBOARD_PORT),
+            _port("levels", pods.LEVELS_PORT),
         ],
     }
-    replicas = dict(worker_counts(spec))["default"]
+    replicas = spec.groups[0].first  # one process a pod, so that one that dies takes no other along
     return {
         "apiVersion": _DASK,
         "kind": "DaskCluster",
@@ -131,7 +132,7 @@ def _worker_group(spec: ClusterSpec, group: WorkerGroup, ground: Ground) -> Json
     return {
         "apiVersion": _DASK,
         "kind": "DaskWorkerGroup",
-        "metadata": _metadata(spec, ground, f"{spec.name}-{group.name}"),
+        "metadata": _metadata(spec, ground, worker_group(spec.name, group.name)),
         "spec": {"cluster": spec.name, "worker": worker},
     }
 

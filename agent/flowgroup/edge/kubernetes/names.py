@@ -21,6 +21,7 @@ KEY = "flowgroup.dev/key"
 RENEWED_AT = "flowgroup.dev/renewed-at"
 GOOD_FOR_S = "flowgroup.dev/good-for-s"
 DASK_COMPONENT = "dask.org/component"
+DASK_GROUP = "dask.org/workergroup-name"
 
 DRIVER, SCHEDULER, WORKER = "driver", "scheduler", "worker"
 
@@ -37,6 +38,7 @@ class Ground:
     settings: KubernetesSettings
     sizes: Sizes = field(default_factory=Sizes)
     driver_env: Mapping[str, str] = field(default_factory=dict)
+    scale_idle_s: float = 30.0
 
 
 def of_pool(pool: str) -> str:
@@ -50,8 +52,8 @@ def labels(name: ClusterName, pool: str, **more: str) -> dict[str, str]:
 
 
 def annotations(spec: ClusterSpec, pool: str) -> dict[str, str]:
-    """Full names, for people; and how many workers there are to be, so that who looks knows whether to expect any."""
-    workers = sum(count for _, count in worker_counts(spec))
+    """Full names, for people; and how many workers there may be, so that who looks knows whether to expect any."""
+    workers = sum(numbers.most for numbers in spec.groups)
     return {
         POOL_NAME: pool,
         FLOW_NAME: spec.flow_name,
@@ -61,10 +63,9 @@ def annotations(spec: ClusterSpec, pool: str) -> dict[str, str]:
     }
 
 
-def worker_counts(spec: ClusterSpec) -> list[tuple[str, int]]:
-    """Pods of each group of workers: one process a pod, so that one that dies takes no other along."""
-    others = [(group.name, group.count) for group in spec.worker_groups]
-    return [("default", spec.workers * spec.worker_processes), *others]
+def worker_group(name: ClusterName, group: str) -> str:
+    """A group's DaskWorkerGroup. The operator makes the default one, and names workers `<this>-worker-<digits>`."""
+    return f"{name}-{group}"
 
 
 def driver_pod(name: ClusterName) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowgroup.edge.dask import QUIET, QUIET_DIALS, SHORT_LOGS, WORKER_PRELOAD, dask_resources
+from flowgroup.edge.dask import QUIET, QUIET_DIALS, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
 from flowgroup.edge.kubernetes import extras
-from flowgroup.edge.kubernetes.names import DRIVER, Ground, driver_pod, scheduler
+from flowgroup.edge.kubernetes.names import DRIVER, Ground, driver_pod, scheduler, worker_group
 from flowgroup.edge.kubernetes.sizes import Size, bytes_of
 from flowgroup.errors import Refused
 from flowgroup.model.spec import ClusterSpec
@@ -21,6 +21,7 @@ Json = dict[str, Any]
 USER = 10001
 SCHEDULER_PORT = 8786
 DASHBOARD_PORT = 8787
+LEVELS_PORT = 8788
 FOLDER = "/var/lib/flowgroup"
 SPEC_FOLDER, SECRET_FOLDER, CA_FOLDER = "/etc/flowgroup/cluster", "/etc/flowgroup/secret", "/etc/flowgroup/ca"
 SPEC_KEY, SECRET_KEY, CA_KEY = "spec.json", "secret", "ca.crt"
@@ -85,6 +86,12 @@ def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
     size = ground.sizes.size(spec.scheduler_size, of="scheduler_size")
     serve = ["--host", "0.0.0.0", "--port", str(SCHEDULER_PORT)]  # noqa: S104  in the pod's own network
     serve += ["--dashboard-address", f":{DASHBOARD_PORT}"] if ground.settings.dashboard else ["--no-dashboard"]
+    serve += scaling(
+        spec,
+        lambda group: f"{worker_group(spec.name, group)}-worker-",
+        at=f"0.0.0.0:{LEVELS_PORT}",
+        idle_s=ground.scale_idle_s,
+    )
     command = ["python", "-m", "distributed.cli.dask_scheduler", *serve]
     share = _SCHEDULER_SHARE
     if not spec.has_workers:
@@ -100,6 +107,7 @@ def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
     container["ports"] = [
         {"name": "tcp-comm", "containerPort": SCHEDULER_PORT, "protocol": "TCP"},
         {"name": "http-dashboard", "containerPort": DASHBOARD_PORT, "protocol": "TCP"},
+        {"name": "levels", "containerPort": LEVELS_PORT, "protocol": "TCP"},
     ]
     if not spec.has_workers:
         return _pod(container, Size(), ground)
@@ -145,7 +153,8 @@ def _driver_command(spec: ClusterSpec, ground: Ground) -> list[str]:
     if settings.ca_config_map:
         options["--ca"] = f"{CA_FOLDER}/{CA_KEY}"
     if spec.has_workers:
-        options["--scheduler"] = f"tcp://{scheduler(name)}.{ground.namespace}.svc:{SCHEDULER_PORT}"
+        host = f"{scheduler(name)}.{ground.namespace}.svc"
+        options |= {"--scheduler": f"tcp://{host}:{SCHEDULER_PORT}", "--levels": f"tcp://{host}:{LEVELS_PORT}"}
     said = [word for option in options.items() for word in option]
     return ["python", "-m", "flowgroup.rooms", "driver", *said]
 
