@@ -16,6 +16,8 @@ from tests.model.test_pod import GOOD, mounted, volume
 
 WRONG: dict[str, list[Any]] = {
     "workers": [-1, 10_001, "many", 1.5, [1]],
+    "workers_min": [-1, 10_001, "few", 1.5],
+    "workers_max": [0, 10_001, "many", 1.5],
     "worker_processes": [0, 257, "x"],
     "worker_threads": [0, 1025, {}],
     "worker_memory": ["lots", "2 GBytes", 5],
@@ -28,6 +30,9 @@ WRONG: dict[str, list[Any]] = {
         [{"count": 1}],
         [{"name": "No"}],
         [{"name": "gpu", "count": -1}],
+        [{"name": "gpu", "min": -1}],
+        [{"name": "gpu", "max": "many"}],
+        [{"name": "gpu", "min": 3, "max": 2}],
         [{"name": "gpu", "size": 3}],
         [{"name": "gpu", "image": []}],
         [{"name": "gpu", "node_selector": {"a": []}}],
