@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PEER := .venv-peer/ready
 
-.PHONY: setup demo dev test e2e test-stock check format bench profile lock image chart clean
+.PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes profile lock image chart clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -32,6 +33,14 @@ dev: setup  ## the same as a service that stays up
 
 bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl; some of it by CASES="ad_hoc burst"
 	@$(BIN)/python -m flowgroup.dev.bench $(CASES)
+
+bench-kubernetes: setup $(PEER)  ## on the cluster of $$KUBECONFIG, beside Prefect's Kubernetes worker; HOST: this machine as pods reach it
+	@$(BIN)/python -m flowgroup.dev.bench --kubernetes $(if $(HOST),--host $(HOST)) $(CASES)
+
+$(PEER): requirements/peer.lock
+	@uv venv --quiet --clear --python $(BIN)/python .venv-peer
+	@uv pip install --quiet --python .venv-peer/bin/python --require-hashes -r requirements/peer.lock
+	@touch $(PEER)
 
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile
@@ -65,6 +74,7 @@ lock:  ## pin everything again (needs uv)
 	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements/agent.lock
 	@$(COMPILE) --constraint requirements.lock --extra runtime pyproject.toml -o requirements/runtime.lock
 	@printf 'hatchling\n' | $(COMPILE) --constraint requirements.lock - -o requirements/build.lock
+	@printf 'prefect-kubernetes\nprefect>=3.8.8,<3.9\n' | $(COMPILE) --constraint requirements.lock - -o requirements/peer.lock
 	@printf 'dask-kubernetes\n' | $(COMPILE) --constraint requirements.lock - -o requirements/operator.lock
 
 chart:  ## the chart's README and deploy/flowgroup.yaml, made from the chart (needs helm)
@@ -75,4 +85,4 @@ image:  ## both images, TAG=dev; with docker, podman or buildah, or with the tes
 	@deploy/image.sh $(TAG)
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-peer .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,11 +12,14 @@
 # OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
 # S3_IMAGE        an image of versitygw (versity/versitygw:latest);  S3_BINARY: that program, to make an image of
 # HELM_OPTIONS    more options for `helm install` of the chart
+# PREFECT_API     the API of a Prefect server that is there already, as pods reach it (one is made)
+# EXAMPLE         none: without the example flow
 set -euo pipefail
 cd "$(dirname "$0")/.."
 before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup
 release=${before}flowgroup main=${before}flowgroup prefect=${before}prefect s3=${before}s3 operator=${before}dask-operator
 s3_image=${S3_IMAGE:-versity/versitygw:latest}
+api=${PREFECT_API:-http://prefect.$prefect.svc:4200/api}
 
 say() { echo "up: $* (${SECONDS} s)" >&2; }
 need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 2; }; }
@@ -87,19 +90,20 @@ operator_up() {
 }
 
 stack_up() {
-	say "a Prefect server and an S3 server"
-	sed "s#image: flowgroup-runtime#image: $prefix-runtime:$tag#" deploy/stack/prefect.yaml | kubectl -n "$prefect" apply -f - >/dev/null
+	[ -n "${PREFECT_API:-}" ] && say "an S3 server" || say "a Prefect server and an S3 server"
 	sed "s#image: versitygw#image: $s3_image#" deploy/stack/s3.yaml | kubectl -n "$s3" apply -f - >/dev/null
+	[ -n "${PREFECT_API:-}" ] ||
+		sed "s#image: flowgroup-runtime#image: $prefix-runtime:$tag#" deploy/stack/prefect.yaml | kubectl -n "$prefect" apply -f - >/dev/null
 	kubectl -n "$s3" wait --for=condition=Available deployment/s3 --timeout=300s >/dev/null
-	kubectl -n "$prefect" wait --for=condition=Available deployment/prefect --timeout=300s >/dev/null
+	[ -n "${PREFECT_API:-}" ] || kubectl -n "$prefect" wait --for=condition=Available deployment/prefect --timeout=300s >/dev/null
 }
 
 chart_up() {
 	say "the chart"
 	# shellcheck disable=SC2086
 	helm upgrade --install "$release" helm/flowgroup --namespace "$main" -f deploy/values.yaml --wait --timeout 5m \
-		--set prefect.apiUrl="http://prefect.$prefect.svc:4200/api" --set "store.env[0].name=AWS_ENDPOINT_URL" \
-		--set "store.env[0].value=http://s3.$s3.svc:7070" --set "jobs.driverEgress={namespace/$s3:7070}" \
+		--set prefect.apiUrl="$api" --set "store.env[0].name=AWS_ENDPOINT_URL" \
+		--set "store.env[0].value=http://s3.$s3.svc:7070" --set "jobs.egress={namespace/$s3:7070}" \
 		--set jobs.operatorNamespace="$operator" --set image.agent.repository="$prefix-agent" --set image.agent.tag="$tag" \
 		--set image.runtime.repository="$prefix-runtime" --set image.runtime.tag="$tag" ${HELM_OPTIONS:-} >/dev/null
 }
@@ -129,8 +133,10 @@ up() {
 	operator_up
 	stack_up
 	chart_up
-	example
-	say "everything is up. Prefect's UI: kubectl -n $prefect port-forward service/prefect 4200, then http://127.0.0.1:4200"
+	[ "${EXAMPLE:-}" = none ] || example
+	local ui="kubectl -n $prefect port-forward service/prefect 4200, then http://127.0.0.1:4200"
+	[ -z "${PREFECT_API:-}" ] || ui=${api%/api}
+	say "everything is up. Prefect's UI: $ui"
 }
 
 down() {

@@ -87,7 +87,7 @@ def test_the_table_says_met_missed_and_open() -> None:
     assert "0.15 s (0.20)" in lines["ad-hoc"]
     assert "40.0 x" in lines["ad-hoc"]
     assert lines["ad-hoc"].endswith("median ≤ 0.25: met")
-    assert lines["burst"].endswith("≥ 20 x: open: the process worker was not measured")
+    assert lines["burst"].endswith("≥ 20 x: open: the other side was not measured")
     assert lines["late"].endswith("median ≤ 0.1, min ≥ 0: MISSED (median ≤ 0.1)")
     assert "      2.50  POST /logs/" in shown
     assert "process worker, burst: it broke" in shown

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from prefect import serializers
+from prefect import serializers, task_engine
 from prefect.blocks import core as blocks
 from prefect.client import orchestration
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import SyncClientContext
+from prefect.filesystems import WritableFileSystem
+from prefect.results import ResultStore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flowgroup.driver import lean_tasks
@@ -21,6 +23,8 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (orchestration, "ssl"),
         (serializers, "from_qualified_name"),
         (blocks, "slugify"),
+        (task_engine, "transaction"),
+        (task_engine, "atransaction"),
         (lean_tasks, "_keeps_clients"),
     ):
         monkeypatch.setattr(holder, name, getattr(holder, name))
@@ -47,6 +51,41 @@ def test_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lean_tasks.keep_ssl_contexts()
     with SyncPrefectClient("http://127.0.0.1:1/api"), SyncPrefectClient("https://127.0.0.1:1/api"):
         assert counting.calls == 1
+
+
+class Storage(WritableFileSystem):
+    """Notes what is read of it; nothing is there."""
+
+    def read_path(self, path: str, **_: Any) -> bytes:  # type: ignore[override]
+        _read.append(path)
+        raise ValueError("nothing")
+
+    def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
+        pass
+
+
+_read: list[str] = []
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("is_lean", [True, False])
+def test_only_a_task_that_keeps_its_result_looks_for_one(
+    monkeypatch: pytest.MonkeyPatch, keeps: bool, is_lean: bool
+) -> None:
+    _read.clear()
+    if is_lean:
+        lean_tasks.read_what_may_be_kept()
+    store = ResultStore(result_storage=Storage())
+    with task_engine.transaction(
+        key="k",
+        store=store,
+        overwrite=False,
+        logger=None,
+        write_on_commit=keeps,
+        isolation_level=None,
+    ) as transaction:
+        assert not transaction.is_committed()
+    assert _read == ([] if is_lean and not keeps else ["k"])
 
 
 def test_tasks_of_one_run_share_a_client_and_those_of_another_do_not() -> None:

@@ -17,6 +17,7 @@ from flowgroup.settings import environment_for_user_code
 
 _START_TIMEOUT_S = 180.0
 _LOOK_S = 0.05
+_LOOPBACK = "127.0.0.1"
 # With SQLite the server stands still for a minute at times: garbage is collected while a writer waits for its lock.
 _WITHOUT_GC = """
 import gc, sys
@@ -26,10 +27,13 @@ main(["--factory", "prefect.server.api.server:create_app", "--timeout-graceful-s
 """
 
 
-def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = None, for_measuring: bool = False) -> str:
+def start_prefect_server(
+    mind: Minded, *, host: str = _LOOPBACK, port: int = 0, cache: Path | None = None, for_measuring: bool = False
+) -> str:
     """
-    Start a Prefect server in `<folder>/prefect`; gives the API's address (`http://127.0.0.1:<port>/api`). Prefect's UI is
-    the same without `/api`.
+    Start a Prefect server in `<folder>/prefect`; gives the API's address (`http://<host>:<port>/api`). Prefect's UI is
+    the same without `/api`. Another host than 127.0.0.1 is the name by which others reach this machine: the server then
+    listens on all its addresses.
 
     `cache` keeps an empty, migrated database per version, which saves seconds at the next start. With `for_measuring` the
     server logs a line per call, and collects no garbage: its memory grows, but it does not stand still. Raises Refused
@@ -42,8 +46,9 @@ def start_prefect_server(mind: Minded, *, port: int = 0, cache: Path | None = No
     if empty and empty.exists() and not database.exists():
         shutil.copy(empty, database)
     fresh = not database.exists()
-    url = f"http://127.0.0.1:{_free_port(port)}/api"
-    arguments = ("--host", "127.0.0.1", "--port", url.removesuffix("/api").rsplit(":", 1)[1])
+    url = f"http://{host}:{_free_port(port)}/api"
+    listens = host if host == _LOOPBACK else "0.0.0.0"  # noqa: S104
+    arguments = ("--host", listens, "--port", url.removesuffix("/api").rsplit(":", 1)[1])
     command = [sys.executable, "-c", _WITHOUT_GC] if for_measuring else python("prefect", "server", "start")
     with uninterrupted():
         env = _environment(folder, database, url, for_measuring)

@@ -28,6 +28,7 @@ from prefect.events.utilities import emit_event
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
 from prefect.settings import PREFECT_API_SSL_CERT_FILE
 
+from flowgroup.driver import lean_tasks
 from flowgroup.driver.changes import Changes
 from flowgroup.driver.related import Relations
 from flowgroup.driver.shipper import Shipper
@@ -102,6 +103,12 @@ def default_storage_is_known(lean: Lean) -> None:
 
     results._aread_server_default_result_storage_block_id = known
     results._read_server_default_result_storage_block_id = lambda: lean.default_storage
+
+
+@expects(*lean_tasks.TRANSACTIONS)
+def read_what_may_be_kept(lean: Lean) -> None:
+    """Of tasks in the run's own process, as on workers."""
+    lean_tasks.read_what_may_be_kept()
 
 
 @expects(

@@ -7,11 +7,12 @@ A change is made only if the installed Prefect looks as it expects (`changes.py`
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from threading import Lock
 from types import SimpleNamespace
+from typing import Any
 
-from prefect import serializers
+from prefect import serializers, task_engine
 from prefect.blocks import core as blocks
 from prefect.client import orchestration
 from prefect.context import SyncClientContext
@@ -53,6 +54,28 @@ def keep_encoders() -> None:
 def keep_slugs() -> None:
     """Prefect makes the slug of a block's type anew for each block: with a transliteration of Unicode."""
     blocks.slugify = lru_cache(maxsize=256)(blocks.slugify)  # type: ignore[attr-defined,assignment]
+
+
+_TRANSACTION = "(key, store, commit_mode, isolation_level, overwrite, write_on_commit, logger)"
+TRANSACTIONS = tuple(f"prefect.task_engine:{name}{_TRANSACTION}" for name in ("transaction", "atransaction"))
+
+
+@CHANGES.expects(*TRANSACTIONS)
+def read_what_may_be_kept() -> None:
+    """
+    Prefect looks for a kept result of each task, though the task keeps none: a call of the object store, which lasts as
+    long as the task. A task that keeps none could only find what it kept earlier in this run with other settings.
+    """
+    for name in ("transaction", "atransaction"):
+        setattr(task_engine, name, _unread(getattr(task_engine, name)))
+
+
+def _unread(stock: Any) -> Any:
+    @wraps(stock)
+    def transaction(*, overwrite: bool, write_on_commit: bool, **others: Any) -> Any:
+        return stock(overwrite=overwrite or not write_on_commit, write_on_commit=write_on_commit, **others)
+
+    return transaction
 
 
 _clients: OrderedDict[str, SyncClientContext] = OrderedDict()

@@ -1,5 +1,6 @@
 """Where results go by default: the folder of the bundle's object store, without a credential of its own."""
 
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +10,10 @@ from prefect.filesystems import WritableFileSystem
 from prefect.settings import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import Field
+
+from flowgroup.errors import Transient
+
+_READ, _WRITE = httpx.Timeout(60.0, connect=10.0), httpx.Timeout(300.0, connect=10.0)
 
 
 class GroupStorage(WritableFileSystem):
@@ -35,8 +40,8 @@ class GroupStorage(WritableFileSystem):
         local = self._local(path)
         if local is not None:
             return _read(local)
-        async with httpx.AsyncClient(timeout=60.0) as client:
-            answer = await client.get(await self._presigned(client, "GET", path))
+        async with httpx.AsyncClient(timeout=_READ) as client:
+            answer = await self._asked(client, "GET", path)
         if answer.status_code in {403, 404}:
             raise ValueError(f"there is no result at {self._resolve_path(path)}")
         answer.raise_for_status()
@@ -59,13 +64,27 @@ class GroupStorage(WritableFileSystem):
             half.write_bytes(content)
             half.replace(local)
             return
-        async with httpx.AsyncClient(timeout=300.0) as client:
-            answer = await client.put(await self._presigned(client, "PUT", path), content=content)
+        async with httpx.AsyncClient(timeout=_WRITE) as client:
+            answer = await self._asked(client, "PUT", path, content)
         answer.raise_for_status()
 
     @async_dispatch(awrite_path)
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         run_coro_as_sync(self.awrite_path(path, content))
+
+    async def _asked(
+        self, client: httpx.AsyncClient, method: str, path: str, content: bytes | None = None
+    ) -> httpx.Response:
+        url = await self._presigned(client, method, path)
+        try:
+            return await client.request(method, url, content=content)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+            store = urlsplit(url).netloc
+            raise Transient(
+                f"the object store at {store} cannot be reached from {socket.gethostname()} ({type(exc).__name__}): "
+                "results are read and written by whoever runs the task, so every pod of a cluster has to reach it "
+                "(on Kubernetes: the chart's jobs.egress)"
+            ) from exc
 
     async def _presigned(self, client: httpx.AsyncClient, method: str, path: str) -> str:
         settings = get_current_settings()

@@ -7,14 +7,17 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from flowgroup.dev.bench.cases import CASES, Case
-from flowgroup.dev.bench.figures import OURS, THEIRS, Row, judged
+from flowgroup.dev.bench.cases import CASES, IN_PODS, Case
+from flowgroup.dev.bench.figures import OURS, PODS, THEIRS, Row, judged
+from flowgroup.dev.bench.installed import installed
 from flowgroup.dev.bench.measure import measured
+from flowgroup.dev.bench.pods import kubernetes_worker, ours_in_pods
 from flowgroup.dev.bench.sides import Bench, Side, Size, ours, process_worker
 from flowgroup.dev.bench.table import table
 from flowgroup.dev.minder import minded, sweep
@@ -25,6 +28,8 @@ from flowgroup.errors import FlowgroupError
 
 _PREFIX = "flowgroup-bench-"
 _WRITTEN = Path("bench.jsonl")
+_HOST, _PEER = "198.19.255.1", Path(".venv-peer/bin/python")
+Made = Callable[[], Side]
 _LIMIT_S = 1800.0
 _POLL_1S = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 _OTHERS = {THEIRS: {}, f"{THEIRS}, poll 1 s": _POLL_1S}
@@ -33,6 +38,8 @@ _SIZES = (
     Size(singles=5, burst=10, scheduled=5),
 )
 """Ours and the others': a hundred runs would take them seven minutes, and more runs under way all memory."""
+_SIZES_IN_PODS = (Size(singles=20, burst=50, scheduled=2), Size(singles=5, burst=10, scheduled=2))
+_COLD, _AHEAD = 8, 3
 _FEW = Size(singles=2, burst=4, scheduled=2, tasks=50, stock_tasks=10, storm=200, spoken_s=4.0)
 
 
@@ -41,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     ends_like_ctrl_c()
     sweep(_PREFIX)
-    cases = [case for case in CASES if case.__name__ in args.cases or not args.cases]
+    known = IN_PODS if args.kubernetes else CASES
+    cases = [case for case in known if case.__name__ in args.cases or not args.cases]
     rows: list[Row] = []
     try:
-        with _bench() as bench:
-            sides = [name for name in (*_OTHERS, OURS) if name in args.sides or not args.sides]
-            _measure(bench, sides, cases, few=args.few, into=rows)
+        with _bench(args.host if args.kubernetes else None) as bench, _sides(bench, args) as sides:
+            wanted = [side for name, side in sides.items() if name in args.sides or not args.sides]
+            _measure(bench, wanted, cases, into=rows)
     finally:
         rows = judged(rows)
         _write(rows)
@@ -54,43 +62,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if any(row["trouble"] for row in rows) else 0
 
 
-def _measure(bench: Bench, sides: Sequence[str], cases: Sequence[Case], *, few: bool, into: list[Row]) -> None:
+def _measure(bench: Bench, sides: Sequence[Made], cases: Sequence[Case], *, into: list[Row]) -> None:
     """The others first: if the time is over early, our last cases are left out, and what they are compared with is there."""
     deadline = time.monotonic() + _LIMIT_S
-    for name in sides:
-        for row in measured(bench, _side(bench, name, few), cases, deadline, _say):
+    for made in sides:
+        for row in measured(bench, made(), cases, deadline, _say):
             into.append(row)  # at once: what was measured is written though the rest be interrupted
 
 
-def _side(bench: Bench, name: str, few: bool) -> Side:
-    own, others = (_FEW, _FEW) if few else _SIZES
-    return ours(bench, own) if name == OURS else process_worker(bench, name, others, _OTHERS[name])
+@contextmanager
+def _sides(bench: Bench, args: argparse.Namespace) -> Iterator[Mapping[str, Made]]:
+    if not args.kubernetes:
+        own, others = (_FEW, _FEW) if args.few else _SIZES
+        found: dict[str, Made] = {
+            name: partial(process_worker, bench, name, others, env) for name, env in _OTHERS.items()
+        }
+        yield {**found, OURS: partial(ours, bench, own)}
+        return
+    own, others = (_FEW, _FEW) if args.few else _SIZES_IN_PODS
+    cold, ahead = (1, 1) if args.few else (_COLD, _AHEAD)
+    _say("installing the chart")
+    with installed(bench) as there:
+        yield {
+            PODS: partial(kubernetes_worker, bench, there, others, args.peer),
+            OURS: partial(ours_in_pods, bench, there, own, cold=cold, ahead=ahead),
+        }
 
 
 @contextmanager
-def _bench() -> Iterator[Bench]:
+def _bench(host: str | None) -> Iterator[Bench]:
     with minded(Path(tempfile.mkdtemp(prefix=_PREFIX)), remove=True) as mind:
         _say("starting a Prefect server")
-        url = start_prefect_server(mind, cache=Path.home() / ".cache" / "flowgroup", for_measuring=True)
+        cache, where = Path.home() / ".cache" / "flowgroup", host or "127.0.0.1"
+        url = start_prefect_server(mind, host=where, cache=cache, for_measuring=True)
         with api_at(url) as api:
             yield Bench(mind, url, api)
 
 
 def _parser() -> argparse.ArgumentParser:
-    names = [case.__name__ for case in CASES]
+    names, in_pods = ([case.__name__ for case in cases] for cases in (CASES, IN_PODS))
     parser = argparse.ArgumentParser(
         prog="python -m flowgroup.dev.bench", description="flowgroup beside prefect worker"
     )
     parser.add_argument(
-        "cases", nargs="*", type=_case, metavar="CASE", help=f"only these; there are {', '.join(names)}"
+        "cases",
+        nargs="*",
+        type=_case,
+        metavar="CASE",
+        help=f"only these; there are {', '.join(names)}; {', '.join(in_pods)}",
     )
-    parser.add_argument("--sides", nargs="+", default=[], choices=[OURS, *_OTHERS], help="only these")
+    parser.add_argument("--kubernetes", action="store_true", help="on the cluster of $KUBECONFIG, beside its worker")
+    parser.add_argument("--host", default=_HOST, help="this machine as pods reach it (%(default)s)")
+    parser.add_argument("--peer", type=Path, default=_PEER, help="a Python with prefect-kubernetes (%(default)s)")
+    parser.add_argument("--sides", nargs="+", default=[], choices=[OURS, *_OTHERS, PODS], help="only these")
     parser.add_argument("--few", action="store_true", help="few runs of everything: to see that it works")
     return parser
 
 
 def _case(name: str) -> str:
-    if name not in (case.__name__ for case in CASES):
+    if name not in (case.__name__ for case in (*CASES, *IN_PODS)):
         raise argparse.ArgumentTypeError(f"there is no case {name!r}")
     return name
 

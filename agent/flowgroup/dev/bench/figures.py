@@ -8,14 +8,15 @@ from typing import Any, Literal
 Row = dict[str, Any]
 """A line of `bench.jsonl`."""
 OURS, THEIRS = "flowgroup", "process worker"
-"""The two sides that are compared."""
+"""The two sides that are compared; on Kubernetes `PODS` takes the other's place."""
+PODS = "kubernetes worker"
 _RATES = ("/min", "/s")
 _SIGNS = {"at most": "≤", "at least": "≥"}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`of` is the median, the largest or the smallest value, or how many times as good as the process worker we are."""
+    """`of` is the median, the largest or the smallest value, or how many times as good as Prefect's worker we are."""
 
     of: Literal["median", "max", "min", "ratio"]
     how: Literal["at most", "at least"]
@@ -83,9 +84,9 @@ def judged(rows: list[Row]) -> list[Row]:
 
 
 def ratio(what: str, rows: list[Row]) -> float | None:
-    """How many times better we are than the process worker with its defaults, by the medians."""
+    """How many times better we are than Prefect's worker with its defaults, by the medians."""
     found = {row["side"]: row for row in rows if row["what"] == what}
-    mine, theirs = found.get(OURS, {}), found.get(THEIRS, {})
+    mine, theirs = found.get(OURS, {}), found.get(THEIRS) or found.get(PODS, {})
     if not mine.get("median") or not theirs.get("median"):
         return None
     times = float(theirs["median"] / mine["median"])

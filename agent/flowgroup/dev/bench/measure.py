@@ -21,7 +21,7 @@ def measured(
     """One case after the other; those that have not begun at the deadline (a monotonic moment) are left out, and said."""
     with side.up:
         for case in cases:
-            if side.folder is None and case in OURS_ONLY:
+            if not side.is_ours and case in OURS_ONLY:
                 continue
             name = case.__name__
             if time.monotonic() > deadline:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
@@ -18,6 +19,9 @@ from flowgroup.edge.processes import Running, end_now, python, running, spawn
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
 
+if TYPE_CHECKING:
+    from flowgroup.dev.bench.installed import Installed
+
 FLOWS = Path(__file__).with_name("flows")
 _SHARED_FLOWS = {"empty": "empty.py:empty", "speaks": "flows.py:speaks", "sleeps": "flows.py:sleeps"}
 _COLD = 4
@@ -28,9 +32,9 @@ from flowgroup import Cluster, deploy
 from flowgroup.client.load import load_flow
 folder, pool, store, asked = sys.argv[1:]
 found = {}
-for name, entrypoint, workers, start_script in json.loads(asked):
-    cluster = Cluster(workers=workers) if workers else None
+for name, entrypoint, cluster, start_script in json.loads(asked):
     flow = load_flow(f"{folder}/{entrypoint}")
+    cluster = Cluster(**cluster) if cluster else None
     done = deploy(flow, name=name, pool=pool, store=store, cluster=cluster, start_script=start_script)
     found[name] = str(done.deployment_id)
 print(json.dumps(found))
@@ -102,18 +106,24 @@ class Side:
     up: AbstractContextManager[object]
     folder: Path | None = None
     worker: list[Running] | None = None
+    there: "Installed | None" = None
+    """What is installed on Kubernetes, where that is measured."""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name == OURS
 
 
 def ours(bench: Bench, size: Size) -> Side:
     """The daemon as `flowgroup start` has it; flows deployed as bundles, without Dask but for `maps`."""
     daemon = service.start_daemon(bench.mind, bench.url, pool=OURS, log=bench.mind.folder / "daemon.log")
-    shared = [(name, entrypoint, 0, None) for name, entrypoint in _SHARED_FLOWS.items()]
+    shared = [Asked(name, entrypoint) for name, entrypoint in _SHARED_FLOWS.items()]
     own = [
-        ("chatty", "flows.py:chatty", 0, None),
-        ("maps", "flows.py:maps", 2, None),
-        ("frames", "frames.py:frames", 0, None),
+        Asked("chatty", "flows.py:chatty"),
+        Asked("maps", "flows.py:maps", {"workers": 2}),
+        Asked("frames", "frames.py:frames"),
     ]
-    cold = [(f"cold-{number}", "empty.py:empty", 0, f"true {number}") for number in range(_COLD)]
+    cold = [Asked(f"cold-{number}", "empty.py:empty", None, f"true {number}") for number in range(_COLD)]
     found = deployed(bench, OURS, [*shared, *own, *cold])
     folder = bench.mind.folder / OURS
     return Side(OURS, size, OURS, found, _ended(running(daemon.pid), folder), folder=folder)
@@ -129,11 +139,22 @@ def _ended(daemon: Running, folder: Path) -> Iterator[None]:
         end_pool(folder)
 
 
-def deployed(bench: Bench, pool: str, asked: list[tuple[str, str, int, str | None]]) -> dict[str, str]:
-    """Deploy (name, file:flow, Dask workers, start script) on a pool of ours; the ids by name."""
-    store = f"file://{bench.mind.folder}/store"
-    command = [sys.executable, "-c", _DEPLOY_OURS, str(FLOWS), pool, store, json.dumps(asked)]
-    found: dict[str, str] = json.loads(_told(command, bench.env))
+class Asked(NamedTuple):
+    """A deployment to make: `cluster` are the words of `flowgroup.Cluster`."""
+
+    name: str
+    entrypoint: str
+    cluster: Mapping[str, Any] | None = None
+    start_script: str | None = None
+
+
+def deployed(
+    bench: Bench, pool: str, asked: list[Asked], *, store: str | None = None, keys: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Deploy on a pool of ours, by default with a store in our folder; the ids by name. `keys` are the store's."""
+    where = store or f"file://{bench.mind.folder}/store"
+    command = [sys.executable, "-c", _DEPLOY_OURS, str(FLOWS), pool, where, json.dumps(asked)]
+    found: dict[str, str] = json.loads(told(command, {**bench.env, **(keys or {})}))
     return found
 
 
@@ -150,7 +171,7 @@ def process_worker(bench: Bench, name: str, size: Size, env: Mapping[str, str]) 
     """`prefect worker start --type process`, flows deployed from their folder. `env` is added to the worker's."""
     pool = name.replace(",", "").replace(" ", "-")
     runs.post(bench.api, "/work_pools/", {"name": pool, "type": "process"})
-    _told([sys.executable, "-c", _DEPLOY, str(FLOWS), pool, *_SHARED_FLOWS.values()], bench.env)
+    told([sys.executable, "-c", _DEPLOY, str(FLOWS), pool, *_SHARED_FLOWS.values()], bench.env)
     address = "/deployments/name/{}/bench-" + pool
     found = {flow: str(runs.get(bench.api, address.format(flow))["id"]) for flow in _SHARED_FLOWS}
     worker: list[Running] = []
@@ -159,8 +180,15 @@ def process_worker(bench: Bench, name: str, size: Size, env: Mapping[str, str]) 
 
 @contextmanager
 def _worker(bench: Bench, pool: str, env: Mapping[str, str], noted: list[Running]) -> Iterator[None]:
-    folder = bench.mind.folder
     command = python("prefect", "worker", "start", "--type", "process", "--pool", pool)
+    with worker_up(bench, command, env, noted):
+        yield
+
+
+@contextmanager
+def worker_up(bench: Bench, command: list[str], env: Mapping[str, str], noted: list[Running]) -> Iterator[None]:
+    """A worker of Prefect's, noted once it is started."""
+    folder = bench.mind.folder
     with uninterrupted():
         process = spawn(command, env={**bench.env, **env}, cwd=folder, log=folder / "worker.log")
         bench.mind.process(process)
@@ -171,7 +199,8 @@ def _worker(bench: Bench, pool: str, env: Mapping[str, str], noted: list[Running
         end_now([process], grace_s=_GRACE_S)
 
 
-def _told(command: list[str], env: Mapping[str, str]) -> str:
+def told(command: list[str], env: Mapping[str, str]) -> str:
+    """What a command prints. Raises Permanent with its last words when it fails."""
     done = subprocess.run(command, env=dict(env), capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise Permanent(f"{' '.join(command[1:4])[:80]} failed: {done.stderr.strip()[-1500:]}")

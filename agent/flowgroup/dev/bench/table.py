@@ -7,7 +7,7 @@ _SHOWN_PARTS = 12
 
 
 def table(rows: list[Row]) -> str:
-    """One line per figure. The ratio is of the medians, ours to the process worker's: how many times better we are."""
+    """One line per figure. The ratio is of the medians, ours to Prefect's worker's: how many times better we are."""
     rows = sorted(rows, key=lambda row: bool(row["side"] != OURS))
     sides = list(dict.fromkeys(row["side"] for row in rows))
     found = {(row["what"], row["side"]): row for row in rows}
@@ -33,7 +33,7 @@ def _verdict(found: dict[tuple[str, str], Row], what: str) -> str:
     row = next((row for (name, _), row in found.items() if name == what and row["target"]), None)
     if row is None:
         return ""
-    said = {True: "met", False: "MISSED", None: "open: the process worker was not measured"}[row["met"]]
+    said = {True: "met", False: "MISSED", None: "open: the other side was not measured"}[row["met"]]
     missed = f" ({', '.join(row['missed'])})" if row["missed"] and row["target"] != ", ".join(row["missed"]) else ""
     return f"{row['target']}: {said}{missed}"
 

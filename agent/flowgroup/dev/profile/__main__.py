@@ -11,7 +11,7 @@ from pathlib import Path
 from flowgroup.dev.bench import runs
 from flowgroup.dev.bench.cases.costs import cluster_at
 from flowgroup.dev.bench.cases.dask import mapped_s
-from flowgroup.dev.bench.sides import Bench, deployed, other_daemon
+from flowgroup.dev.bench.sides import Asked, Bench, deployed, other_daemon
 from flowgroup.dev.minder import minded, sweep
 from flowgroup.dev.patient import api_at
 from flowgroup.dev.profile.report import Picture, Profile, write
@@ -58,7 +58,7 @@ def _sampled(bench: Bench, count: int, tasks: int, timed: list[Moments]) -> Prof
     with other_daemon(bench, _SAMPLED, {"FLOWGROUP_DRIVER_PROFILE": str(folder)}):
         _singles(bench, _SAMPLED, count)
         single = _stacks(folder, count + 1)
-        deployment = deployed(bench, _SAMPLED, [("maps", "flows.py:maps", 2, None)])["maps"]
+        deployment = deployed(bench, _SAMPLED, [Asked("maps", "flows.py:maps", {"workers": 2})])["maps"]
         mapped_s(bench, deployment, count=20)
         _stacks(folder, 1)
         worker = largest(cluster_at(bench.mind.folder / _SAMPLED, "maps")["worker-0"])
@@ -94,7 +94,7 @@ def _stacks(folder: Path, count: int) -> list[str]:
 
 def _singles(bench: Bench, pool: str, count: int) -> list[str]:
     """Runs one at a time on a cluster that a run before them has made."""
-    deployment = deployed(bench, pool, [("empty", "empty.py:empty", 0, None)])["empty"]
+    deployment = deployed(bench, pool, [Asked("empty", "empty.py:empty")])["empty"]
     asked = []
     for _ in range(count + 1):
         asked.append(runs.start(bench.api, deployment))

@@ -10,6 +10,7 @@ from flowgroup.dev.bench.cases.bursts import burst
 from flowgroup.dev.bench.cases.costs import idle, memory
 from flowgroup.dev.bench.cases.dask import storm, tasks
 from flowgroup.dev.bench.cases.heard import chatter, heard
+from flowgroup.dev.bench.cases.in_pods import ahead, first_task, from_nothing, many, warm
 from flowgroup.dev.bench.cases.starts import ad_hoc, ad_hoc_polled, cold, first_run, pandas, scheduled
 from flowgroup.dev.bench.figures import Figure
 from flowgroup.dev.bench.sides import Bench, Side
@@ -31,4 +32,8 @@ CASES: tuple[Case, ...] = (
     tasks,
     storm,
 )
-OURS_ONLY: frozenset[Case] = frozenset({ad_hoc_polled, cold, pandas, chatter, idle, tasks, storm})
+IN_PODS: tuple[Case, ...] = (warm, many, first_task, from_nothing, ahead)
+"""Those on Kubernetes."""
+OURS_ONLY: frozenset[Case] = frozenset(
+    {ad_hoc_polled, cold, pandas, chatter, idle, tasks, storm, first_task, from_nothing, ahead}
+)

@@ -36,7 +36,7 @@ def burst(bench: Bench, side: Side) -> Iterator[Figure]:
     yield Figure("burst: runs a minute", "/min", [rate], (at_least(20, "ratio"),))
     a_run = {route: number / count for route, number in calls.items()}
     yield Figure("burst: HTTP calls a run", "", [calls.total() / count], (at_most(5),), parts=a_run)
-    if side.folder:
+    if side.is_ours:
         floor = 60 * count / _floor(bench, count)
         yield Figure("the server's own floor: runs a minute", "/min", [floor])
         yield Figure("burst: times the server's own floor", "", [floor / rate])

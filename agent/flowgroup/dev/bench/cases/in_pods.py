@@ -1,0 +1,61 @@
+"""The cases on Kubernetes. Pods of clusters are on nodes whose clocks are taken to agree with the API server's."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from flowgroup.dev.bench import runs
+from flowgroup.dev.bench.cases.bursts import burst
+from flowgroup.dev.bench.cases.starts import lateness, one, pause, singles
+from flowgroup.dev.bench.figures import Figure, at_least, at_most
+from flowgroup.dev.bench.pods import AHEAD, COLD, first_line
+from flowgroup.dev.bench.sides import Bench, Side
+
+_DUE_S, _BETWEEN_S = 120.0, 20.0
+_COLD_TIMEOUT_S = 120.0
+_BURST_TARGETS = {"burst: runs a minute": (at_least(10, "ratio"),), "burst: HTTP calls a run": (at_most(5),)}
+
+
+def warm(bench: Bench, side: Side) -> Iterator[Figure]:
+    """One run of an empty flow at a time; ours on a cluster that is there."""
+    one(bench, side.deployments["empty"])
+    targets = (at_most(0.4), at_least(20, "ratio"))
+    yield from singles(bench, side.deployments["empty"], "ad-hoc", targets, (), count=side.size.singles)
+
+
+def many(bench: Bench, side: Side) -> Iterator[Figure]:
+    """The burst, with what is to be reached here."""
+    for figure in burst(bench, side):
+        yield replace(figure, targets=_BURST_TARGETS.get(figure.what, ()))
+
+
+def first_task(bench: Bench, side: Side) -> Iterator[Figure]:
+    """From a run's creation to the beginning of its first task on Dask."""
+    _first_task_s(bench, side.deployments["asks"])
+    took = []
+    for _ in range(side.size.singles):
+        pause()
+        took.append(_first_task_s(bench, side.deployments["asks"]))
+    yield Figure("warm: created → first task on Dask", "s", took, (at_most(0.5),))
+
+
+def from_nothing(bench: Bench, side: Side) -> Iterator[Figure]:
+    """The same, each with a cluster that has to be made, one after the other."""
+    names = sorted(name for name in side.deployments if name.startswith(COLD))
+    took = [_first_task_s(bench, side.deployments[name]) for name in names]
+    yield Figure("no cluster: created → first task on Dask", "s", took, (at_most(12),))
+
+
+def ahead(bench: Bench, side: Side) -> Iterator[Figure]:
+    """Runs made two minutes before their moment, with no cluster there."""
+    first = time.time() + _DUE_S
+    names = sorted(name for name in side.deployments if name.startswith(AHEAD))
+    due = [(side.deployments[name], first + number * _BETWEEN_S) for number, name in enumerate(names)]
+    yield Figure("scheduled ahead, no cluster yet: late by", "s", lateness(bench, due), (at_most(0.5, "max"),))
+
+
+def _first_task_s(bench: Bench, deployment: str) -> float:
+    run = runs.start(bench.api, deployment)
+    runs.wait(bench.api, [run], _COLD_TIMEOUT_S)
+    created = runs.moments(bench.api, run)["created"]
+    return float(first_line(bench, run, "first task at ")) - created
