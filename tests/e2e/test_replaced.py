@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import SHARED, Installed
-from tests.real.stack import Patient, Stack
+from tests.real.stack import Patient, Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 _FLOW = Path(__file__).parent / "flows" / "ledger.py"
@@ -71,11 +71,14 @@ def _is_whole(stack: Stack, run: str) -> None:
     assert ended["state_name"] == "Completed", stack.message(run)
     assert ended["run_count"] == 1
     assert stack.states(run).count("Running") == 1
-    said = [
-        found[0] for one in stack.logs(run) if (found := re.findall(r"(?:step|task) \d+ of the ledger", one["message"]))
-    ]
-    wanted = [f"{what} {number} of the ledger" for number in range(_BEATS) for what in ("step", "task")]
-    assert sorted(said) == sorted(wanted)
+    wanted = sorted(f"{what} {number} of the ledger" for number in range(_BEATS) for what in ("step", "task"))
+    wait_for(lambda: len(_said(stack, run)) >= len(wanted), "its log is whole", 60)
+    assert _said(stack, run) == wanted
+
+
+def _said(stack: Stack, run: str) -> list[str]:
+    lines = [re.findall(r"(?:step|task) \d+ of the ledger", entry["message"]) for entry in stack.logs(run)]
+    return sorted(line for found in lines for line in found)
 
 
 @pytest.fixture

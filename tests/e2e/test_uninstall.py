@@ -4,6 +4,7 @@ import pytest
 
 from tests.e2e.conftest import Installed
 from tests.edge.kubernetes.real import Kubectl
+from tests.real.stack import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -14,7 +15,8 @@ def test_an_uninstall_leaves_nothing_in_its_namespace(installed: Installed) -> N
     kubectl = installed.main
     kubectl("delete", "job", "look", "--ignore-not-found")
     kubectl("delete", "pod", "-l", "app.kubernetes.io/component=test", "--ignore-not-found")
-    assert kubectl.names("secrets,configmaps,serviceaccounts,roles,rolebindings,jobs,services") == ["secret/store"]
+    kinds = "secrets,configmaps,serviceaccounts,roles,rolebindings,cronjobs,jobs,services"
+    wait_for(lambda: kubectl.names(kinds) == ["secret/store"], "what a CronJob had made goes after it", 60)
     assert installed.jobs.names("serviceaccounts,configmaps,roles,rolebindings") == _of_clusters(installed.jobs)
 
 

@@ -20,7 +20,7 @@ _KINDS = "daskclusters,daskworkergroups,pods,secrets,networkpolicies,services,de
 _OPERATOR_TIMEOUT_S = 25  # the operator's own start is in it
 _RENEW_EVERY_S = 3
 _SILENT_S = 15
-_AHEAD_S = 40.0
+_AHEAD_S = 50.0
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def deploy(at: World, name: str, *more: str) -> str:
     return at.deploy("lab.py:lab", name, "--workers", "1", *more)
 
 
-def janitor(at: World) -> str:
+def janitor(at: World) -> list[tuple[str, str]]:
+    """What it says of which cluster."""
     flags = ("--namespace", at.kubectl.namespace, f"--after-s={_SILENT_S}", "--again-s=2", "--operator-timeout-s=25")
     done = subprocess.run(
         [sys.executable, "-m", "flowgroup", "janitor", *flags],
@@ -68,7 +69,8 @@ def janitor(at: World) -> str:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    said = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+    return [(entry["event"], entry.get("cluster", "")) for entry in said]
 
 
 def figure(at: World, name: str) -> float:
@@ -104,14 +106,13 @@ def test_the_janitor_removes_what_no_daemon_keeps_and_nothing_else(at: World) ->
         return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
 
     wait_for(lambda: seconds_since("creationTimestamp") > _SILENT_S, "it is older than the limit", 60)
-    assert cluster not in janitor(at)
+    assert cluster not in [about for _, about in janitor(at)]
     assert seconds_since("flowgroup.dev/renewed-at") < _SILENT_S
     at.daemon.stop()
     try:
         wait_for(lambda: seconds_since("flowgroup.dev/renewed-at") > _SILENT_S, "its last renewal is old", 60)
-        said = janitor(at)
-        assert said.count(f"cluster_without_daemon         cluster={cluster}") == 2
-        assert f"cluster_removed                cluster={cluster}" in said
+        of_it = [event for event, about in janitor(at) if about == cluster]
+        assert of_it == ["cluster_without_daemon", "cluster_without_daemon", "cluster_removed"]
         assert left(at, cluster) == []
     finally:
         at.daemon.start()
@@ -154,7 +155,7 @@ def test_an_operator_that_dies_in_the_middle_of_a_deletion_leaves_nothing(at: Wo
 
 
 def test_a_run_scheduled_ahead_has_its_cluster_at_its_time(at: World) -> None:
-    """The figure is the bench's; here it is in time at all, on a machine that is busy."""
+    """The figure is the bench's: on a machine that is busy a cluster may take longer to come than there was time."""
     deployment = deploy(at, "ahead", "--worker-threads", "6")
     due_at = datetime.now(UTC) + timedelta(seconds=_AHEAD_S)
     state: dict[str, Any] = {"type": "SCHEDULED", "state_details": {"scheduled_time": due_at.isoformat()}}
@@ -166,4 +167,8 @@ def test_a_run_scheduled_ahead_has_its_cluster_at_its_time(at: World) -> None:
     began = next(one for one in at.stack.history(run) if one["type"] == "RUNNING")
     late_s = (datetime.fromisoformat(began["timestamp"]) - due_at).total_seconds()
     print(f"started {late_s:.2f} s after its time, with no cluster {_AHEAD_S:.0f} s before")
-    assert 0 <= late_s < 5
+    made = [one for one in at.stack.events("cluster_make") if one["cluster"] == made_last(at)][-1]
+    placed = next(one for one in at.stack.events("run_placed") if one["run"] == run)
+    assert datetime.fromisoformat(made["timestamp"]) < due_at - timedelta(seconds=10)
+    assert late_s >= 0
+    assert late_s < 2 or datetime.fromisoformat(placed["timestamp"]) > due_at - timedelta(seconds=1)
