@@ -92,7 +92,6 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
     variables = {
         "env": {
             "TOKEN_OF_BLOCK": f"Bearer {{{{ prefect.blocks.secret.{name} }}}}",
-            "DASK_FLOWGROUP_TEST": f"{{{{ prefect.blocks.secret.{name} }}}}",
             "COLOUR": f"{{{{ prefect.variables.{name.replace('-', '_')} }}}}",
         },
         "env_from": [{"configMapRef": {"name": "site"}}, {"secretRef": {"name": "db"}, "prefix": "DB_"}],
@@ -113,6 +112,10 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
         "start_script": SCRIPT,
         "idle_timeout_s": 60,
     }
+    of_all = {"DASK_FLOWGROUP_TEST": f"{{{{ prefect.blocks.secret.{name} }}}}"}
+    there = world.stack.api.get(f"/deployments/{lab}").json()["job_variables"]
+    patched = world.stack.api.patch(f"/deployments/{lab}", json={"job_variables": {**there, "env": of_all}})
+    assert patched.is_success, patched.text
     asked = {
         "names": ["DB_PASSWORD", "DB_user", "SITE", "TOKEN_OF_BLOCK", "COLOUR", "DASK_FLOWGROUP_TEST"],
         "files": ["/etc/app/app.ini", "/word/password"],

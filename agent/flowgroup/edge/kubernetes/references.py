@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flowgroup.edge.kubernetes.client import Client
 from flowgroup.edge.kubernetes.seen import Pod
 
-_LASTS_S = 20.0
+_LASTS_S = 15.0
 _ASK_AFTER_S = 5.0
 _NOT_CONFIGURED = "CreateContainerConfigError"
 _NOT_THERE = re.compile(r"(secret|configmap) \S+ not found|non-existent (secret|config) key", re.IGNORECASE)
