@@ -132,27 +132,27 @@ def my_worker() -> str:
     return str(get_worker().name)
 
 
-@task(tags=["dask-resource:GPU=1"])
-def tagged_worker() -> str:
-    return my_worker.fn()
+@task(persist_result=False)
+def napping(number: int, seconds: float) -> tuple[int, str]:
+    time.sleep(seconds)
+    return number, my_worker.fn()
+
+
+@task(persist_result=False, tags=["dask-resource:GPU=1"])
+def tagged(number: int) -> tuple[int, str]:
+    return number, my_worker.fn()
 
 
 def on_tags() -> dict[str, list[str]]:
     """Names of the workers that took tasks whose own tags, or the tags around them, ask for a GPU; and of plain ones."""
     from prefect import tags
 
-    own = [tagged_worker.submit() for _ in range(4)]
+    own = tagged.map(range(4))
     with tags("dask-resource:GPU=1"):
-        around = [my_worker.submit() for _ in range(4)]
-    plain = [my_worker.submit() for _ in range(4)]
+        around = napping.map(range(4), seconds=0.5)
+    plain = napping.map(range(4, 8), seconds=0.5)
     told = {"own": own, "around": around, "plain": plain}
-    return {name: [future.result() for future in futures] for name, futures in told.items()}
-
-
-@task
-def napping(number: int, seconds: float) -> tuple[int, str]:
-    time.sleep(seconds)
-    return number, my_worker.fn()
+    return {name: [worker for _, worker in futures.result()] for name, futures in told.items()}
 
 
 def spreads(tasks: int, seconds: float) -> list[str]:
