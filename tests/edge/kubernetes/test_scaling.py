@@ -95,9 +95,9 @@ def test_from_no_worker_a_run_gets_its_workers_and_without_work_they_go_again(sc
 @pytest.mark.usefixtures("gpus")
 def test_cpu_workers_go_with_no_result_lost_and_the_gpu_worker_stays(scaled: World, lab: str) -> None:
     numbers = {"workers": 3, "workers_min": 1, "workers_max": 3, "worker_groups": [GPU]}
-    run = scaled.start(lab, numbers, what="outlives_workers", with_={"size": 100_000, "left": 2})
+    run = scaled.start(lab, numbers, what="outlives_workers", with_={"size": 100_000, "many": 4, "left": 2})
     told = ended(scaled, run)
-    assert len(told["before"]) > 2
+    assert len(told["before"]) == 4
     assert sorted("-gpu-" in name for name in told["after"]) == [False, True]
     assert told["results"] == [(number, 100_000) for number in range(20)]
     there = scaled.kubectl("get", "deployments", "-o", "name")
