@@ -130,6 +130,7 @@ def test_the_drivers_command_is_as_agreed() -> None:
         "--storage": f"/var/lib/flowgroup/{name}/results",
         "--ca": "/etc/flowgroup/ca/ca.crt",
         "--scheduler": f"tcp://{name}-scheduler.jobs.svc:8786",
+        "--levels": f"tcp://{name}-scheduler.jobs.svc:8788",
     }
     alone = pods(spec(), ground(ca_config_map=None))["driver"]
     assert "--scheduler" not in alone["containers"][0]["command"]
@@ -149,7 +150,7 @@ def test_a_dask_cluster_never_ends_by_itself_and_has_the_ports_that_the_operator
     cluster = made(WHOLE)[f"DaskCluster/{WHOLE.name}"]["spec"]
     assert cluster["idleTimeout"] == 0
     ports = {port["name"]: port["port"] for port in cluster["scheduler"]["service"]["ports"]}
-    assert ports == {"tcp-comm": 8786, "http-dashboard": 8787}
+    assert ports == {"tcp-comm": 8786, "http-dashboard": 8787, "levels": 8788}
     assert cluster["worker"]["replicas"] == 2
 
 

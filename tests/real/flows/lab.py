@@ -132,27 +132,27 @@ def my_worker() -> str:
     return str(get_worker().name)
 
 
-@task(tags=["dask-resource:GPU=1"])
-def tagged_worker() -> str:
-    return my_worker.fn()
+@task(persist_result=False)
+def napping(number: int, seconds: float) -> tuple[int, str]:
+    time.sleep(seconds)
+    return number, my_worker.fn()
+
+
+@task(persist_result=False, tags=["dask-resource:GPU=1"])
+def tagged(number: int) -> tuple[int, str]:
+    return number, my_worker.fn()
 
 
 def on_tags() -> dict[str, list[str]]:
     """Names of the workers that took tasks whose own tags, or the tags around them, ask for a GPU; and of plain ones."""
     from prefect import tags
 
-    own = [tagged_worker.submit() for _ in range(4)]
+    own = tagged.map(range(4))
     with tags("dask-resource:GPU=1"):
-        around = [my_worker.submit() for _ in range(4)]
-    plain = [my_worker.submit() for _ in range(4)]
+        around = napping.map(range(4), seconds=0.5)
+    plain = napping.map(range(4, 8), seconds=0.5)
     told = {"own": own, "around": around, "plain": plain}
-    return {name: [future.result() for future in futures] for name, futures in told.items()}
-
-
-@task
-def napping(number: int, seconds: float) -> tuple[int, str]:
-    time.sleep(seconds)
-    return number, my_worker.fn()
+    return {name: [worker for _, worker in futures.result()] for name, futures in told.items()}
 
 
 def spreads(tasks: int, seconds: float) -> list[str]:
@@ -169,19 +169,22 @@ def _workers_now() -> list[str]:
     return sorted(there)
 
 
-def outlives_workers(size: int, left: int) -> dict[str, Any]:
-    """Results stay on the workers until all but `left` of these are gone, and are fetched only then."""
+def outlives_workers(size: int, many: int, left: int) -> dict[str, Any]:
+    """Results are made on `many` workers, and fetched only when all but `left` of these have gone."""
+    from distributed import wait
+
     from flowgroup import get_dask_client
 
-    client = get_dask_client()
-    made = client.map(lambda number: (number, bytes(size)), range(20), pure=False)
-    slow = client.map(lambda _: time.sleep(2), range(6), pure=False)
-    client.gather(slow)
-    before, deadline = _workers_now(), time.monotonic() + 90
+    client, deadline = get_dask_client(), time.monotonic() + 150
+    while len(_workers_now()) < many and time.monotonic() < deadline:
+        client.gather(client.map(lambda _: time.sleep(1), range(4 * many), pure=False))
+    made = client.map(lambda number: (time.sleep(0.2), number, bytes(size)), range(20), pure=False)
+    wait(made)
+    before = _workers_now()
     while len(_workers_now()) > left and time.monotonic() < deadline:
         time.sleep(0.5)
     results = client.gather(made)
-    return {"before": before, "after": _workers_now(), "results": [(number, len(body)) for number, body in results]}
+    return {"before": before, "after": _workers_now(), "results": [(number, len(body)) for _, number, body in results]}
 
 
 def on_resources(resources: dict[str, float]) -> dict[str, list[str]]:

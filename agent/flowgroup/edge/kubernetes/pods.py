@@ -86,13 +86,13 @@ def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
     size = ground.sizes.size(spec.scheduler_size, of="scheduler_size")
     serve = ["--host", "0.0.0.0", "--port", str(SCHEDULER_PORT)]  # noqa: S104  in the pod's own network
     serve += ["--dashboard-address", f":{DASHBOARD_PORT}"] if ground.settings.dashboard else ["--no-dashboard"]
-    serve += scaling(
+    scales = scaling(
         spec,
         lambda group: f"{worker_group(spec.name, group)}-worker-",
         at=f"0.0.0.0:{LEVELS_PORT}",
         idle_s=ground.scale_idle_s,
     )
-    command = ["python", "-m", "distributed.cli.dask_scheduler", *serve]
+    command = ["python", "-m", "distributed.cli.dask_scheduler", *scales, *serve]
     share = _SCHEDULER_SHARE
     if not spec.has_workers:
         command, share = ["python", "-S", "-c", _STAY], _NOTHING_SHARE
