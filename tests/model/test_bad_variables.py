@@ -32,7 +32,6 @@ WRONG: dict[str, list[Any]] = {
         [{"name": "gpu", "count": -1}],
         [{"name": "gpu", "min": -1}],
         [{"name": "gpu", "max": "many"}],
-        [{"name": "gpu", "min": 3, "max": 2}],
         [{"name": "gpu", "size": 3}],
         [{"name": "gpu", "image": []}],
         [{"name": "gpu", "node_selector": {"a": []}}],

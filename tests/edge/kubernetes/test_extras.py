@@ -86,7 +86,8 @@ def test_the_start_script_runs_first_on_schedulers_and_workers_too() -> None:
     for which in ("scheduler", "default"):
         command = found[which]["containers"][0]["command"]
         assert command[:2] == ["bash", "-c"]
-        assert command[4:] == plain[which]["containers"][0]["command"]
+        unscripted = plain[which]["containers"][0]["command"]
+        assert command[4:] == [word.replace(spec(workers=1).name, of.name) for word in unscripted]
         assert "$(" not in command[2]
         assert any(
             mount["mountPath"] == "/etc/flowgroup/start" for mount in found[which]["containers"][0]["volumeMounts"]
