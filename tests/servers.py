@@ -101,7 +101,7 @@ def running(command: list[str], env: Mapping[str, str], log: Path, is_up: Callab
 
 @contextlib.contextmanager
 def _process(
-    command: list[str], env: Mapping[str, str], log: Path, is_up: Callable[[], bool], timeout_s: float = 90.0
+    command: list[str], env: Mapping[str, str], log: Path, is_up: Callable[[], bool], timeout_s: float = 180.0
 ) -> Iterator[None]:
     with log.open("ab") as out:
         child = subprocess.Popen(  # its own session, so that a Ctrl-C of the tests does not end it early
