@@ -110,8 +110,8 @@ def test_tasks_find_the_gpu_worker_by_annotation_and_by_tags(scaled: World, lab:
     annotated = scaled.start(lab, numbers, what="on_resources", with_={"resources": {"GPU": 1}})
     names = ended(scaled, annotated)
     assert {"-gpu-worker-" in name for name in names["dask"] + names["prefect"]} == {True}, names
-    [pod] = [pod for pod in scaled.kubectl.json("get", "pods")["items"] if "-gpu-worker-" in pod["metadata"]["name"]]
-    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    made = scaled.kubectl.json("get", "deployment", names["dask"][0])["spec"]["template"]["spec"]
+    assert made["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     names = ended(scaled, scaled.start(lab, numbers, what="on_tags"))
     assert {"-gpu-worker-" in name for name in names["own"] + names["around"]} == {True}, names
     assert any("-default-worker-" in name for name in names["plain"]), names

@@ -179,7 +179,8 @@ def outlives_workers(size: int, many: int, left: int) -> dict[str, Any]:
     while len(_workers_now()) < many and time.monotonic() < deadline:
         client.gather(client.map(lambda _: time.sleep(1), range(4 * many), pure=False))
     made = client.map(lambda number: (time.sleep(0.2), number, bytes(size)), range(20), pure=False)
-    wait(made)
+    with client.as_current():
+        wait(made)
     before = _workers_now()
     while len(_workers_now()) > left and time.monotonic() < deadline:
         time.sleep(0.5)
