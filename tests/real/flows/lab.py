@@ -125,7 +125,7 @@ def dask_itself() -> int:
     return int(get_dask_client().submit(lambda x: helper.Point(x).x + 1, 41).result())
 
 
-@task
+@task(persist_result=False)
 def my_worker() -> str:
     from distributed import get_worker
 
