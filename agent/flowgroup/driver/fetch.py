@@ -24,7 +24,7 @@ def fetch(address: str, *, limit_bytes: int) -> bytes:
         except httpx.HTTPError as exc:
             tries += 1
             if time.monotonic() > deadline:
-                raise Refused(f"the bundle's store does not answer: {_plain(address)}: {exc}") from exc
+                raise Refused(f"the bundle's store does not answer: {_plain(address)}: {exc}{_walls(exc)}") from exc
             time.sleep(pause_s(tries, None, base_s=0.5))
 
 
@@ -38,7 +38,7 @@ def _read(path: Path, limit_bytes: int) -> bytes:
 
 
 def _download(address: str, limit_bytes: int) -> bytes:
-    with httpx.stream("GET", address, timeout=60.0) as answer:
+    with httpx.stream("GET", address, timeout=httpx.Timeout(60.0, connect=10.0)) as answer:
         if answer.status_code in _NEVER:
             raise Refused(f"the bundle {_plain(address)} {_NEVER[answer.status_code]}. Deploy the flow again.")
         answer.raise_for_status()
@@ -48,6 +48,11 @@ def _download(address: str, limit_bytes: int) -> bytes:
             if len(body) > limit_bytes:
                 raise Refused(f"the bundle {_plain(address)} has more than {limit_bytes} bytes")
         return bytes(body)
+
+
+def _walls(exc: httpx.HTTPError) -> str:
+    is_away = isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
+    return ". On Kubernetes clusters reach only what the chart's jobs.egress names" if is_away else ""
 
 
 def _plain(address: str) -> str:
