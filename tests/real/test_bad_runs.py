@@ -33,7 +33,8 @@ def written(folder: Path, source: str) -> str:
         ({"env": {"1A": "x"}}, "'1A' is not a name of an environment variable"),
         ({"mode": "alone"}, "mode: Input should be 'shared', 'exclusive' or 'per-run'"),
         ({"bundle": {"address": "http://x"}}, "bundle.address: "),
-        ({"worker_memory": "{{ prefect.variables.memory }}"}, "worker_memory refers to a block or variable"),
+        ({"worker_memory": "{{ prefect.variables.memory }}"}, "there is no such Prefect variable"),
+        ({"worker_memory": "{{ prefect.blocks.secret.memory }}"}, "the job variable worker_memory refers to a block"),
     ],
 )
 def test_wrong_job_variables_are_named(whole: Stack, plain: str, wrong: dict[str, Any], said: str) -> None:
