@@ -51,11 +51,11 @@ class OverTls(Local):
         dask_env, started = self._dask_env(place, spec), {}
         scheduler = f"tcp://127.0.0.1:{free_port()}"
         if spec.workers:
-            command = local._scheduler(place)
+            command = self._scheduler(place, spec)
             command[command.index("--port") + 1] = scheduler.rpartition(":")[2]
             started["scheduler"] = spawn(command, env=dask_env, cwd=place, log=place / "scheduler.log")
-            for number in range(spec.workers):
-                started[f"worker-{number}"] = self._worker(place, spec, f"worker-{number}")
+            for role in local._workers(spec):
+                started[role] = self._worker(place, spec, role)
         driver = python(
             "flowgroup.rooms",
             "driver",

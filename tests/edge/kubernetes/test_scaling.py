@@ -43,8 +43,6 @@ def scaled(world: World) -> World:
     Path(world.daemon.env["FLOWGROUP_KUBERNETES_SIZES"]).write_text(json.dumps(SIZES))
     world.daemon.env["FLOWGROUP_DRIVER_SCALE_IDLE_S"] = "4"
     world.daemon.env["FLOWGROUP_CLUSTER_TIMEOUT_S"] = "300"
-    # The lab's tasks persist their results, and a worker writes its own.
-    world.daemon.env["FLOWGROUP_KUBERNETES_EGRESS"] = world.daemon.env["FLOWGROUP_KUBERNETES_DRIVER_EGRESS"]
     world.daemon.restart()
     return world
 
