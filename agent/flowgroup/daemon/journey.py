@@ -13,25 +13,26 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from flowgroup import log
-from flowgroup.daemon import resolve
+from flowgroup.daemon import plan as plan_room
+from flowgroup.daemon import waiting as waiting_room
 from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.clusters import ClusterFailed
-from flowgroup.daemon.placement import Policy, place
+from flowgroup.daemon.placement import Policy
+from flowgroup.daemon.plan import planned
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
 from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
-from flowgroup.model.ids import AttemptId, ClusterName, DeploymentId, RunId, new_attempt
+from flowgroup.model.ids import AttemptId, ClusterName, RunId, new_attempt
 from flowgroup.model.runs import (
     Cancelled,
     ClaimedRun,
     Crashed,
-    Deployment,
     DueRun,
     GivenBack,
     NotClaimed,
@@ -49,23 +50,17 @@ _GIVE_BACK_AFTER_S = 10.0
 _GOODBYE_TIMEOUT_S = 3.0
 
 
-class Api(Protocol):
-    async def template(self) -> dict[str, Any]: ...
-    async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment: ...
-    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None: ...
-    async def variable(self, name: str) -> tuple[Any] | None: ...
+class Api(plan_room.Api, waiting_room.Api, Protocol):
     async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
     async def renew_lease(self, lease: str) -> None: ...
     async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None: ...
-    async def say_waiting(self, run_id: RunId, name: str, message: str) -> bool: ...
 
 
-class Clusters(Protocol):
+class Clusters(waiting_room.Clusters, Protocol):
     def turn(self, spec: ClusterSpec | None, run_id: RunId) -> AbstractContextManager[bool]: ...
     def lease(
         self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None
     ) -> AbstractContextManager[None]: ...
-    async def why_waiting(self, name: ClusterName) -> str | None: ...
 
 
 class Sender(Protocol):
@@ -133,13 +128,8 @@ class Journeys:
 
     async def _plan(self, due: DueRun) -> Placement | Crashed:
         """Where the run goes. A refusal is said in the run's state, so it is a plan too."""
-        deployment = None
-        if due.deployment_id:
-            deployment = await self.api.deployment(due.deployment_id, due.deployment_version)
-        template = await self.api.template()
         try:
-            told = await resolve.told(self.api, due, deployment, template)
-            return place(due, deployment, template, self.policy, told)
+            return await planned(self.api, due, self.policy)
         except Refused as exc:
             return Crashed(str(exc))
 
@@ -180,7 +170,7 @@ class Journeys:
             return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
         except Permanent as exc:
             if isinstance(exc, ClusterFailed) and exc.start_log:
-                await self._log(run.id, exc.start_log)
+                await self._log_start_script(run.id, exc.start_log)
             return Crashed(str(exc))
         except Exception as exc:  # noqa: BLE001 (the one place) one run's trouble must not become another's
             log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
@@ -218,7 +208,7 @@ class Journeys:
                 await self._give_back(run)
             raise
 
-    async def _log(self, run_id: RunId, start_log: Sequence[str]) -> None:
+    async def _log_start_script(self, run_id: RunId, start_log: Sequence[str]) -> None:
         """What the start script said is in the logs of all runs that waited for it. The state's message has the end."""
         try:
             await self.api.write_lines(run_id, "flowgroup.start_script", start_log)

@@ -11,17 +11,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from flowgroup import log
-from flowgroup.daemon import resolve
-from flowgroup.daemon.placement import Policy, place
+from flowgroup.daemon import plan as plan_room
+from flowgroup.daemon.placement import Policy
+from flowgroup.daemon.plan import planned
 from flowgroup.daemon.poll import utc_now
 from flowgroup.daemon.wake import Wake
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.clusters import Found
-from flowgroup.model.ids import ClusterName, DeploymentId, RunId
-from flowgroup.model.runs import Deployment, DueRun, Placement
+from flowgroup.model.ids import ClusterName, RunId
+from flowgroup.model.runs import DueRun, Placement
 from flowgroup.model.spec import ClusterSpec
 
 _ASK_EVERY_S = 10.0
@@ -31,14 +32,10 @@ _BOOT_FACTOR = 1.5
 _BOOT_MARGIN_S = 5.0
 
 
-class Api(Protocol):
+class Api(plan_room.Api, Protocol):
     async def due(
         self, *, limit: int, before: datetime, after: datetime | None = None, queues: Sequence[str] = ()
     ) -> list[DueRun]: ...
-    async def template(self) -> dict[str, Any]: ...
-    async def block(self, type_slug: str, name: str) -> dict[str, Any] | None: ...
-    async def variable(self, name: str) -> tuple[Any] | None: ...
-    async def deployment(self, deployment_id: DeploymentId, version: str | None = None) -> Deployment: ...
 
 
 class Clusters(Protocol):
@@ -132,13 +129,8 @@ class Prewarm:
         self._coming[run.id] = _Coming(run, await self._plan(run))
 
     async def _plan(self, run: DueRun) -> Placement | None:
-        if run.deployment_id is None:
-            return None
         try:
-            deployment = await self.api.deployment(run.deployment_id, run.deployment_version)
-            template = await self.api.template()
-            told = await resolve.told(self.api, run, deployment, template)
-            return place(run, deployment, template, self.policy, told)
+            return await planned(self.api, run, self.policy)
         except Permanent:
             return None
 
