@@ -50,7 +50,7 @@ class World:
 
 @asynccontextmanager
 async def scaling(world: World) -> AsyncIterator[None]:
-    task = asyncio.create_task(Scale(world.backend, world, world).run())
+    task = asyncio.create_task(Scale(world.backend, world, world).run(lambda: None))
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -81,7 +81,7 @@ class Around:
 async def test_a_run_whose_cluster_lacks_workers_is_told_why_once() -> None:
     around = Around()
     around.say(wanted=2, there=1)
-    looking = asyncio.create_task(Shortage(around, around, around).run())
+    looking = asyncio.create_task(Shortage(around, around, around).run(lambda: None))
     await asyncio.sleep(8)
     assert around.logs == []
     around.fails = 1
@@ -100,7 +100,7 @@ async def test_a_run_with_all_its_workers_or_without_a_reason_is_told_nothing(
 ) -> None:
     around = Around(reason)
     around.say(wanted, there)
-    looking = asyncio.create_task(Shortage(around, around, around).run())
+    looking = asyncio.create_task(Shortage(around, around, around).run(lambda: None))
     await asyncio.sleep(100)
     assert around.logs == []
     looking.cancel()

@@ -232,8 +232,8 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             health.loop("cancel", limit_s=_STUCK_S),
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
-        "scale": parts.scale.run(),
-        "shortage": Shortage(api, parts.clusters, parts.drivers).run(),
+        "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
+        "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),
         "heartbeat": beat(
             api,
             worker,

@@ -55,15 +55,14 @@ class Scale:
     backend: Backend
     clusters: Clusters
     drivers: Drivers
-    moved: Callable[[], None] = lambda: None
     _done: dict[tuple[ClusterName, str], _Done] = field(default_factory=dict)
     _busy: set[ClusterName] = field(default_factory=set)
 
-    async def run(self) -> None:
+    async def run(self, moved: Callable[[], None]) -> None:
         """Without end. A cluster whose calls take long holds up no other."""
         async with asyncio.TaskGroup() as scaling:
             while True:
-                self.moved()
+                moved()
                 specs = self.clusters.specs()
                 self._done = {key: done for key, done in self._done.items() if key[0] in specs}
                 for name, spec in specs.items():

@@ -6,6 +6,7 @@ every few seconds, said once for each reason and run.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,9 +42,10 @@ class Shortage:
     _short_since: dict[ClusterName, float] = field(default_factory=dict)
     _said: dict[RunId, tuple[str, float]] = field(default_factory=dict)
 
-    async def run(self) -> None:
+    async def run(self, moved: Callable[[], None]) -> None:
         """Without end."""
         while True:
+            moved()
             await asyncio.sleep(_LOOK_S)
             await self.look()
 
