@@ -54,7 +54,9 @@ class Scaling:
         while True:
             try:
                 self.look()
-            except Exception:
+            except (
+                Exception
+            ):  # Dask's inside, which may be another in another version: whatever comes, the scheduler lives
                 _logger.exception("flowgroup cannot see what this scheduler has to do")
                 self.level = {}
             await asyncio.sleep(_LOOK_S)

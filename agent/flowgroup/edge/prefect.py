@@ -32,6 +32,7 @@ from flowgroup.edge.shapes import (
 from flowgroup.edge.wire import Conflict, NotFound, Wire, connected
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.lines import ERROR, INFO, WARNING, line
 from flowgroup.model.runs import ClaimedRun, DueRun, Ended, NotClaimed
 from flowgroup.model.states import RunState, Saying, SeenRun, StateType
 from flowgroup.model.variables import POOL_TYPE, base_job_template
@@ -42,7 +43,7 @@ LEASE_S = 300
 _REFUSED_DELAY_S = 10.0
 _STATES_AT_ONCE = 16
 _SAYABLE_CHARS = 10_000
-_LEVELS = {"info": 20, "warning": 30, "error": 40}
+_LEVELS = {"info": INFO, "warning": WARNING, "error": ERROR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,17 @@ class Prefect(Remembered):
 
     async def write_log(self, run_id: RunId, level: str, message: str) -> None:
         """A line in the run's own log."""
-        await self._wire.call("POST", "/logs/", [_line(run_id, "flowgroup", message, level=level)])
+        await self._wire.call(
+            "POST", "/logs/", [line(run_id, "flowgroup", _LEVELS[level], sayable(message), datetime.now(UTC))]
+        )
 
     async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None:
         """Lines in the run's own log, in this order."""
         now = datetime.now(UTC)
-        told = [_line(run_id, logger, line, at=now + timedelta(microseconds=nr)) for nr, line in enumerate(lines)]
+        told = [
+            line(run_id, logger, INFO, sayable(text), now + timedelta(microseconds=number))
+            for number, text in enumerate(lines)
+        ]
         await self._wire.call("POST", "/logs/", told)
 
     # What job variables refer to
@@ -289,18 +295,6 @@ def sayable(text: str) -> str:
     """Text that every server can store: no NUL, which Postgres refuses, no lone surrogate, and not without end."""
     clean = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     return clean if len(clean) <= _SAYABLE_CHARS else clean[: _SAYABLE_CHARS - 1] + "…"
-
-
-def _line(
-    run_id: RunId, logger: str, message: str, *, level: str = "info", at: datetime | None = None
-) -> dict[str, Any]:
-    return {
-        "name": logger,
-        "level": _LEVELS[level],
-        "message": sayable(message),
-        "timestamp": (at or datetime.now(UTC)).isoformat(),
-        "flow_run_id": run_id,
-    }
 
 
 def _is_claim(state: State) -> bool:

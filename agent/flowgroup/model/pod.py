@@ -16,7 +16,6 @@ _OBJECT = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 _KEY = r"^[-._a-zA-Z0-9]{1,253}$"
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,58}[a-z0-9])?$"
 _QUANTITY = r"^\d+(\.\d+)?[kMGT]?i?$"
-_MOST = 64
 # Where the cluster's own files are; nothing of an author's is mounted there or above.
 _OURS = ("/var/lib/flowgroup", "/etc/flowgroup", "/opt/flowgroup", "/proc", "/sys", "/dev")
 _NOT_ITSELF = ("/", "/tmp", "/etc", "/var", "/usr", "/opt", "/bin", "/lib")  # noqa: S108

@@ -10,16 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from flowgroup.model.bundle import canonical_json
 from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
 from flowgroup.model.pod import PodExtras
-from flowgroup.model.variables import DEFAULT_GROUP, JobVariables, WorkerGroup
+from flowgroup.model.variables import DEFAULT_GROUP, JobVariables, WorkerGroup, is_unsaid
 
 # A fork shares these with its parent, so they belong to the generation and not to the run.
 _PROCESS_WIDE = ("DASK_", "PYTHON", "LD_", "MALLOC_")
-_LATER = ("pod", "secret_env")
 _PROCESS_WIDE_ENDINGS = ("_NUM_THREADS",)
 
 
 class ClusterSpec(BaseModel):
-    """All that makes one cluster what it is. Parameters, code version, limits and a run's own environment are not in it."""
+    """
+    All that makes one cluster what it is. Parameters, code version, limits and a run's own environment are not in it.
+
+    A field that came later is dumped only where it is said: it moves no name of a cluster that is there, and a driver of an
+    older image can read the rest.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,8 +32,8 @@ class ClusterSpec(BaseModel):
     isolation: str
     mode: Literal["shared", "exclusive", "per-run"] = "shared"
     workers: int = 0
-    workers_min: int | None = Field(default=None, exclude_if=lambda value: value is None)
-    workers_max: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    workers_min: int | None = Field(default=None, exclude_if=is_unsaid)
+    workers_max: int | None = Field(default=None, exclude_if=is_unsaid)
     worker_processes: int = 1
     worker_threads: int = 1
     worker_memory: str | None = None
@@ -43,8 +47,8 @@ class ClusterSpec(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     run_id: RunId | None = None
     """Only for `per-run`: the run that the cluster is for."""
-    pod: PodExtras | None = None
-    secret_env: dict[str, str] = Field(default_factory=dict)
+    pod: PodExtras | None = Field(default=None, exclude_if=is_unsaid)
+    secret_env: dict[str, str] = Field(default_factory=dict, exclude_if=is_unsaid)
     """Process-wide variables with secret values: a keyed hash of each, so that another value is another cluster."""
     secrets: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     """Their values, while a cluster is made: they are never dumped, and so are in no name and in no file."""
@@ -55,9 +59,7 @@ class ClusterSpec(BaseModel):
         flow = slug(self.flow_name)
         if flow[0].isdigit():  # the name of a Kubernetes Service begins with a letter
             flow = slug(f"flow-{flow}")
-        # What came later counts only where it is said: it moves no name of a cluster that is there.
-        said = self.model_dump(mode="json", exclude={name for name in _LATER if not getattr(self, name)})
-        return ClusterName(f"{flow}-{digest(canonical_json(said))[:12]}")
+        return ClusterName(f"{flow}-{digest(canonical_json(self.model_dump(mode='json')))[:12]}")
 
     @property
     def has_workers(self) -> bool:

@@ -23,8 +23,9 @@ _GROUPS_MAX = 32
 _MOST = 64
 
 
-def _is_none(value: object) -> bool:
-    return value is None
+def is_unsaid(value: object) -> bool:
+    """Whether nothing was said here: such a field is left out where it is dumped."""
+    return value is None or value == {}
 
 
 class WorkerGroup(BaseModel):
@@ -44,14 +45,14 @@ class WorkerGroup(BaseModel):
         default=None,
         ge=0,
         le=10_000,
-        exclude_if=_is_none,
+        exclude_if=is_unsaid,
         description="At least so many; 0 if only `max` is said.",
     )
     max: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        exclude_if=_is_none,
+        exclude_if=is_unsaid,
         description="At most so many: how many there are follows the work.",
     )
     size: str | None = Field(default=None, max_length=63, description="A size of the catalogue.")
