@@ -8,15 +8,15 @@ import httpx
 from flowgroup.errors import Refused
 from flowgroup.retry import pause_s
 
-_DEADLINE_S = 300.0
+_TIMEOUT_S = 300.0
 _NEVER = {403: "may not be read with the address that the daemon signed", 404: "is not there (any more)"}
 
 
-def fetch(address: str, *, limit_bytes: int) -> bytes:
-    """Raises Refused when it is missing, too large, or its store stays away for 5 minutes."""
+def fetch(address: str, *, limit_bytes: int, timeout_s: float = _TIMEOUT_S) -> bytes:
+    """Raises Refused when it is missing, too large, or its store stays away for so long."""
     if not address.startswith(("http://", "https://")):
         return _read(Path(address), limit_bytes)
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + timeout_s
     tries = 0
     while True:
         try:
