@@ -34,12 +34,12 @@ dev: setup  ## the same as a service that stays up
 bench: setup  ## beside Prefect's process worker: a table, and bench.jsonl; some of it by CASES="ad_hoc burst"
 	@$(BIN)/python -m flowgroup.dev.bench $(CASES)
 
-bench-kubernetes: setup $(PEER)  ## on the cluster of $$KUBECONFIG, beside Prefect's Kubernetes worker; HOST: this machine as pods reach it
-	@$(BIN)/python -m flowgroup.dev.bench --kubernetes $(if $(HOST),--host $(HOST)) $(CASES)
+bench-kubernetes: setup $(PEER)  ## on the cluster of $$KUBECONFIG, beside Prefect's Kubernetes worker; BENCH_HOST: this machine as pods reach it
+	@$(BIN)/python -m flowgroup.dev.bench --kubernetes $(if $(BENCH_HOST),--host $(BENCH_HOST)) $(CASES)
 
-$(PEER): requirements/peer.lock
-	@uv venv --quiet --clear --python $(BIN)/python .venv-peer
-	@uv pip install --quiet --python .venv-peer/bin/python --require-hashes -r requirements/peer.lock
+$(PEER): requirements/peer.lock | setup
+	@$(BIN)/python -m venv --clear .venv-peer
+	@.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/peer.lock
 	@touch $(PEER)
 
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile

@@ -43,6 +43,12 @@ class Installed:
     def jobs(self) -> str:
         return f"{self.before}flowgroup-jobs"
 
+    @property
+    def image(self) -> str:
+        """The runtime image, as `deploy/up.sh` names it."""
+        registry, tag = self.env.get("REGISTRY"), self.env.get("TAG", "dev")
+        return f"{registry + '/' if registry else ''}flowgroup-runtime:{tag}"
+
     def kubectl(self, *arguments: str) -> str:
         done = subprocess.run(  # noqa: S603
             ["kubectl", *arguments],  # noqa: S607

@@ -14,7 +14,6 @@ from flowgroup.errors import Permanent, Refused
 
 COLD, AHEAD = "cold-", "ahead-"
 _POOL = "default"
-_IMAGE = "flowgroup-runtime:dev"
 _ONE_WORKER = {"workers": 1}
 _GOES_SOON = {"workers": 1, "idle_timeout_s": 5}
 _EMPTY = "flowgroup.dev.bench.flows.empty.empty"
@@ -47,7 +46,7 @@ def kubernetes_worker(bench: Bench, there: Installed, size: Size, python: Path) 
     there.kubectl("create", "namespace", namespace)
     runs.post(bench.api, "/work_pools/", {"name": pool, "type": "kubernetes"})
     flow = runs.post(bench.api, "/flows/", {"name": "empty"})["id"]
-    asked = {"image": _IMAGE, "image_pull_policy": "IfNotPresent", "namespace": namespace, "finished_job_ttl": 30}
+    asked = {"image": there.image, "image_pull_policy": "IfNotPresent", "namespace": namespace, "finished_job_ttl": 30}
     body = {"name": pool, "flow_id": flow, "work_pool_name": pool, "entrypoint": _EMPTY, "job_variables": asked}
     found = {"empty": str(runs.post(bench.api, "/deployments/", body)["id"])}
     return Side(PODS, size, pool, found, _worker(bench, there, pool, namespace, python))

@@ -1,10 +1,13 @@
 """The cases on Kubernetes. Pods of clusters are on nodes whose clocks are taken to agree with the API server's."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
 
 from flowgroup.dev.bench import runs
+from flowgroup.dev.bench.boot import FIRST_TASK, stages
 from flowgroup.dev.bench.cases.bursts import burst
 from flowgroup.dev.bench.cases.starts import lateness, one, pause, singles
 from flowgroup.dev.bench.figures import Figure, at_least, at_most
@@ -41,9 +44,14 @@ def first_task(bench: Bench, side: Side) -> Iterator[Figure]:
 
 def from_nothing(bench: Bench, side: Side) -> Iterator[Figure]:
     """The same, each with a cluster that has to be made, one after the other."""
-    names = sorted(name for name in side.deployments if name.startswith(COLD))
-    took = [_first_task_s(bench, side.deployments[name]) for name in names]
-    yield Figure("no cluster: created → first task on Dask", "s", took, (at_most(12),))
+    assert side.there is not None
+    steps: dict[str, list[float]] = defaultdict(list)
+    for name in sorted(name for name in side.deployments if name.startswith(COLD)):
+        run, at = _first_task(bench, side.deployments[name])
+        for step, took_s in stages(side.there, run, at).items():
+            steps[step].append(took_s)
+    parts = {step: median(took) for step, took in steps.items()}
+    yield Figure("no cluster: created → first task on Dask", "s", steps[FIRST_TASK], (at_most(12),), parts=parts)
 
 
 def ahead(bench: Bench, side: Side) -> Iterator[Figure]:
@@ -54,8 +62,16 @@ def ahead(bench: Bench, side: Side) -> Iterator[Figure]:
     yield Figure("scheduled ahead, no cluster yet: late by", "s", lateness(bench, due), (at_most(0.5, "max"),))
 
 
-def _first_task_s(bench: Bench, deployment: str) -> float:
+def _first_task(bench: Bench, deployment: str) -> tuple[str, dict[str, float]]:
+    """A run, and its moments."""
     run = runs.start(bench.api, deployment)
     runs.wait(bench.api, [run], _COLD_TIMEOUT_S)
-    created = runs.moments(bench.api, run)["created"]
-    return float(first_line(bench, run, "first task at ")) - created
+    return run, {
+        **runs.moments(bench.api, run),
+        "first task": float(first_line(bench, run, "first task at ")),
+    }
+
+
+def _first_task_s(bench: Bench, deployment: str) -> float:
+    _, at = _first_task(bench, deployment)
+    return at["first task"] - at["created"]
