@@ -1,7 +1,10 @@
 """What runs wait for is said: in the state of one that is Pending, in the log of one that runs."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -10,6 +13,7 @@ from flowgroup.daemon.view import View
 from flowgroup.errors import Transient
 from flowgroup.model.ids import AttemptId, ClusterName, RunId
 from flowgroup.model.orders import Attempt, GroupLevel, Status
+from flowgroup.model.runs import DueRun
 from tests.daemon.test_journey import due, one_run
 from tests.fakes.world import line
 
@@ -17,12 +21,22 @@ pytestmark = pytest.mark.looptime
 CLUSTER = ClusterName("c")
 
 
-async def test_a_run_that_waits_says_why_and_says_it_anew_when_it_waits_for_something_else() -> None:
+@asynccontextmanager
+async def waiting(reason: str, *, for_s: float) -> AsyncIterator[tuple[Any, DueRun, asyncio.Task[float]]]:
+    """The world with a run whose cluster is not ready, the run, and its journey."""
     world = one_run()
-    world.hang_at, world.waits_for = "sent", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-    async with line(world, cluster_timeout_s=100.0) as at:
+    world.hang_at, world.waits_for = "sent", reason
+    async with line(world, cluster_timeout_s=for_s) as at:
         run = await due(at)
-        carrying = asyncio.create_task(at.journeys.carry(run))
+        yield world, run, asyncio.create_task(at.journeys.carry(run))
+
+
+async def test_a_run_that_waits_says_why_and_says_it_anew_when_it_waits_for_something_else() -> None:
+    async with waiting("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.", for_s=100.0) as (
+        world,
+        run,
+        carrying,
+    ):
         await asyncio.sleep(15)
         seen = world.fake.runs[run.id]["state"]
         assert (seen["type"], seen["name"]) == ("PENDING", "InfrastructurePending")
@@ -39,11 +53,7 @@ async def test_a_run_that_waits_says_why_and_says_it_anew_when_it_waits_for_some
 
 
 async def test_a_run_that_is_cancelled_while_it_waits_is_not_made_pending_again() -> None:
-    world = one_run()
-    world.hang_at, world.waits_for = "sent", "a node"
-    async with line(world, cluster_timeout_s=50.0) as at:
-        run = await due(at)
-        carrying = asyncio.create_task(at.journeys.carry(run))
+    async with waiting("a node", for_s=50.0) as (world, run, carrying):
         await asyncio.sleep(5)
         world.fake.put_state(run.id, "CANCELLING")
         await carrying

@@ -1,5 +1,6 @@
 """Who is measured on Kubernetes: the installed chart, and Prefect's Kubernetes worker with its defaults."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from flowgroup.errors import Permanent, Refused
 
 COLD, AHEAD = "cold-", "ahead-"
 _POOL = "default"
+_LINE_TIMEOUT_S, _LOOK_S = 15.0, 0.2
 _ONE_WORKER = {"workers": 1}
 _GOES_SOON = {"workers": 1, "idle_timeout_s": 5}
 _EMPTY = "flowgroup.dev.bench.flows.empty.empty"
@@ -64,8 +66,11 @@ def _worker(bench: Bench, there: Installed, pool: str, namespace: str, python: P
 
 
 def first_line(bench: Bench, run: str, begins: str) -> str:
-    """The rest of a run's first line that begins so. Raises Permanent when there is none."""
-    for entry in runs.lines(bench.api, [run]):
-        if str(entry["message"]).startswith(begins):
-            return str(entry["message"]).removeprefix(begins)
-    raise Permanent(f"run {run} did not say {begins!r}")
+    """The rest of a run's first line that begins so. Raises Permanent when there is none within some seconds of its end."""
+    deadline = time.monotonic() + _LINE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        for entry in runs.lines(bench.api, [run]):
+            if str(entry["message"]).startswith(begins):
+                return str(entry["message"]).removeprefix(begins)
+        time.sleep(_LOOK_S)
+    raise Permanent(f"run {run} did not say {begins!r} within {_LINE_TIMEOUT_S:.0f} s")
