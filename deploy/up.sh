@@ -119,8 +119,15 @@ example() {
 		ended=$(kubectl -n "$prefect" get job example -o 'jsonpath={.status.conditions[?(@.status=="True")].type}')
 		sleep 1
 	done
-	kubectl -n "$prefect" logs job/example
-	case $ended in *Complete*) ;; *) say "the example has not completed" && exit 1 ;; esac
+	kubectl -n "$prefect" logs job/example || true
+	case $ended in *Complete*) return ;; esac
+	say "the example has not completed. Pods, and what Kubernetes says of them:"
+	for name in "$prefect" "$main" "$main-jobs"; do
+		kubectl -n "$name" get pods -o wide >&2
+		kubectl -n "$name" get events --field-selector type=Warning --sort-by .lastTimestamp 2>&1 | tail -n 8 >&2
+	done
+	kubectl -n "$main" logs deployment/"$release"-daemon-default --tail=20 >&2 || true
+	exit 1
 }
 
 up() {
