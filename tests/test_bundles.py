@@ -488,9 +488,10 @@ def test_two_versions_of_a_module_travel_by_value(tmp_path: Path) -> None:
         from flowgroup.bundles import register_by_value
         sys.path.insert(0, sys.argv[1])
         import mine.work
-        register_by_value(Path(sys.argv[1])); register_by_value(Path(sys.argv[1]))
+        loaded = list(sys.modules.values())
+        register_by_value(Path(sys.argv[1]), loaded); register_by_value(Path(sys.argv[1]), loaded)
         data = cloudpickle.dumps(mine.work.f)
-        register_by_value(Path("/"))
+        register_by_value(Path("/"), loaded)
         assert cloudpickle.loads(cloudpickle.dumps(cloudpickle.dumps)) is cloudpickle.dumps
         del sys.modules["mine.work"], sys.modules["mine"]; sys.path.pop(0)
         print(pickle.loads(data)())

@@ -158,6 +158,11 @@ def dask_scheduler() -> str | None:
     return os.environ.get("FLOWGROUP_DASK_SCHEDULER")
 
 
+def certificates() -> tuple[str | None, str | None]:
+    """The file and the folder of authorities that this process trusts, where the environment names them."""
+    return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+
+
 def needs_new_process(changes: Mapping[str, str]) -> bool:
     """Whether a change would have no effect on a process that runs already."""
     return any(is_process_wide(name) and os.environ.get(name) != value for name, value in changes.items())

@@ -13,7 +13,7 @@ class Presigned(GroupStorage):
 
     _block_type_slug = "presigned-for-tests"
 
-    async def _presigned(self, client: object, method: str, path: str) -> str:
+    async def _presigned(self, method: str, path: str) -> str:
         return f"http://127.0.0.1:{free_port()}/bucket/{path}?signature=secret"
 
 

@@ -46,14 +46,13 @@ def open_bundle(
     return _unpickled(pickled, deployment)
 
 
-def register_by_value(folder: Path) -> None:
+def register_by_value(folder: Path, modules: Iterable[ModuleType]) -> None:
     """
-    From now on pickle by value whatever is defined in the modules that are loaded from below `folder`.
+    From now on pickle by value whatever is defined in those of `modules` that were loaded from below `folder`.
 
-    So they reach Dask workers, which do not have them. Installed packages below it stay out. Call it again when more
-    modules may have been loaded.
+    So they reach Dask workers, which do not have them. Installed packages below it stay out.
     """
-    for module in list(sys.modules.values()):
+    for module in modules:
         file = _place_of(module) if isinstance(module, ModuleType) else None
         if file is None or not file.is_relative_to(folder.absolute()) or is_foreign(file, folder.absolute()):
             continue

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 
+from flowgroup.driver.trust import verifying
 from flowgroup.errors import Refused
 from flowgroup.retry import pause_s
 
@@ -38,7 +39,8 @@ def _read(path: Path, limit_bytes: int) -> bytes:
 
 
 def _download(address: str, limit_bytes: int) -> bytes:
-    with httpx.stream("GET", address, timeout=httpx.Timeout(60.0, connect=10.0)) as answer:
+    timeout = httpx.Timeout(60.0, connect=10.0)
+    with httpx.stream("GET", address, timeout=timeout, verify=verifying(address)) as answer:
         if answer.status_code in _NEVER:
             raise Refused(f"the bundle {_plain(address)} {_NEVER[answer.status_code]}. Deploy the flow again.")
         answer.raise_for_status()

@@ -5,6 +5,7 @@ Installed is what lies in the interpreter's own library and site-packages: not a
 not a checkout that is installed in editable form.
 """
 
+import contextlib
 import itertools
 import os
 import site
@@ -18,13 +19,43 @@ from types import ModuleType
 _NAMES_A_NOTE = 100
 _MAX_NAME = 200
 
-_known: set[str] | None = None
+
+class Newcomers:
+    """What is imported from now on. Only that is touched: to look through all modules after a fork copies their memory."""
+
+    def __init__(self, after: str | None = None) -> None:
+        """`after`: the module that was the last one then; None: now."""
+        self._last = after or _last()
+
+    def take(self) -> list[str]:
+        """Names that have come since the last call, in the order in which their imports ended; all if that is not known."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # another thread imports something meanwhile
+                new = list(itertools.takewhile(lambda name: name != self._last, reversed(sys.modules)))
+                self._last = new[0] if new else self._last
+                return new[::-1]
+
+
+_known: frozenset[str] | None = None
+_marked: str | None = None
+_own: Newcomers | None = None
+
+
+def _last() -> str:
+    return next(reversed(sys.modules))
 
 
 def mark() -> None:
     """In a zygote or template, before it forks: what is imported now is not news of any child."""
-    global _known
-    _known = set(sys.modules)
+    global _known, _marked, _own
+    _known, _marked = frozenset(sys.modules), _last()
+    _own = Newcomers()
+
+
+def since_fork() -> tuple[list[str], Newcomers]:
+    """Of a child: what it has imported, and who takes what comes. In a process that was not forked, all modules."""
+    later = Newcomers()
+    return (list(sys.modules) if _marked is None else Newcomers(_marked).take()), later
 
 
 def news() -> Iterator[list[str]]:
@@ -35,11 +66,9 @@ def news() -> Iterator[list[str]]:
 
     Nothing in a process that was not forked.
     """
-    global _known
-    if _known is None:
+    if _known is None or _own is None:
         return
-    new = [(name, module) for name, module in list(sys.modules.items()) if name not in _known]
-    _known = set(sys.modules)
+    new = [(name, sys.modules.get(name)) for name in _own.take() if name not in _known]
     names = [name for name, module in new if len(name) <= _MAX_NAME and _is_its_own(name, module)]
     for start in range(0, len(names), _NAMES_A_NOTE):
         yield names[start : start + _NAMES_A_NOTE]

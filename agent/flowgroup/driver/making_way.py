@@ -35,6 +35,8 @@ class OwnFirst(MetaPathFinder):
         new = [entry for entry in installed.ahead(now) if entry not in self._seen]
         self._seen = now
         own = {name for entry in new for name in _modules_in(Path(entry))} & self._tops
+        if not own:
+            return
         for name in [name for name in sys.modules if name.partition(".")[0] in own]:
             del sys.modules[name]
 

@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from flowgroup import bundles
+from flowgroup.driver import installed
 
 
 @dataclass
@@ -25,12 +26,13 @@ class Own:
 
     places: frozenset[Path]
     _names: frozenset[str] = field(default=frozenset(), init=False)
-    _seen: tuple[int, str] = field(default=(0, ""), init=False)
+    _later: installed.Newcomers = field(init=False)
 
     def __post_init__(self) -> None:
         found = {name for place in self.places for name in _below(place)}
         self._names = frozenset(name for name in found if bundles.is_own(name, self.places))
-        self.register()
+        loaded, self._later = installed.since_fork()  # before the fork nothing of a run's own is imported
+        self._register(loaded)
 
     def names(self) -> frozenset[str]:
         """The top-level names that an import statement may mean by one of the run's own modules; never our package's."""
@@ -39,11 +41,13 @@ class Own:
 
     def register(self) -> None:
         """From now on whatever of these modules is loaded goes to workers by value. Cheap when nothing new was imported."""
-        seen = len(sys.modules), next(reversed(sys.modules))
-        if seen != self._seen:
-            for place in self.places:
-                bundles.register_by_value(place)
-            self._seen = seen
+        if new := self._later.take():
+            self._register(new)
+
+    def _register(self, names: list[str]) -> None:
+        modules = [module for name in names if (module := sys.modules.get(name)) is not None]
+        for place in self.places:
+            bundles.register_by_value(place, modules)
 
     def pack(self, name: str) -> bytes | None:
         """

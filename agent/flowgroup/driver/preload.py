@@ -8,7 +8,7 @@ from prefect.logging.highlighters import PrefectConsoleHighlighter
 from pydantic import BaseModel
 from pydantic._internal._mock_val_ser import MockValSer
 
-from flowgroup.driver import lean, tasks  # noqa: F401  (tasks: distributed and prefect-dask with it)
+from flowgroup.driver import lean, tasks, trust  # noqa: F401  (tasks: distributed and prefect-dask with it)
 
 _LATE = (
     "pydantic.v1",
@@ -70,3 +70,4 @@ def preload() -> None:
         re.compile(pattern)
     lean.fitting()
     lean.make_tls_context()
+    trust.read()

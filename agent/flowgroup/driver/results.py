@@ -11,9 +11,10 @@ from prefect.settings import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import Field
 
+from flowgroup.driver.trust import verifying
 from flowgroup.errors import Transient
 
-_READ, _WRITE = httpx.Timeout(60.0, connect=10.0), httpx.Timeout(300.0, connect=10.0)
+_TIMEOUTS = {"GET": httpx.Timeout(60.0, connect=10.0), "PUT": httpx.Timeout(300.0, connect=10.0)}
 
 
 class GroupStorage(WritableFileSystem):
@@ -40,8 +41,7 @@ class GroupStorage(WritableFileSystem):
         local = self._local(path)
         if local is not None:
             return _read(local)
-        async with httpx.AsyncClient(timeout=_READ) as client:
-            answer = await self._asked(client, "GET", path)
+        answer = await self._asked("GET", path)
         if answer.status_code in {403, 404}:
             raise ValueError(f"there is no result at {self._resolve_path(path)}")
         answer.raise_for_status()
@@ -64,20 +64,18 @@ class GroupStorage(WritableFileSystem):
             half.write_bytes(content)
             half.replace(local)
             return
-        async with httpx.AsyncClient(timeout=_WRITE) as client:
-            answer = await self._asked(client, "PUT", path, content)
+        answer = await self._asked("PUT", path, content)
         answer.raise_for_status()
 
     @async_dispatch(awrite_path)
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         run_coro_as_sync(self.awrite_path(path, content))
 
-    async def _asked(
-        self, client: httpx.AsyncClient, method: str, path: str, content: bytes | None = None
-    ) -> httpx.Response:
-        url = await self._presigned(client, method, path)
+    async def _asked(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+        url = await self._presigned(method, path)
         try:
-            return await client.request(method, url, content=content)
+            async with httpx.AsyncClient(timeout=_TIMEOUTS[method], verify=verifying(url)) as client:
+                return await client.request(method, url, content=content)
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             store = urlsplit(url).netloc
             raise Transient(
@@ -86,16 +84,17 @@ class GroupStorage(WritableFileSystem):
                 "(on Kubernetes: the chart's jobs.egress)"
             ) from exc
 
-    async def _presigned(self, client: httpx.AsyncClient, method: str, path: str) -> str:
+    async def _presigned(self, method: str, path: str) -> str:
         settings = get_current_settings()
         key = self._resolve_path(path).removeprefix(self.root.rstrip("/") + "/")
         desk = str(settings.api.url).removesuffix("/api")
         token = settings.api.key.get_secret_value() if settings.api.key else ""
-        answer = await client.post(
-            f"{desk}/flowgroup/sign",
-            json={"method": method, "key": key},
-            headers={"Authorization": f"Bearer {token}"},
-        )
+        async with httpx.AsyncClient(timeout=_TIMEOUTS[method], verify=verifying(desk)) as client:
+            answer = await client.post(
+                f"{desk}/flowgroup/sign",
+                json={"method": method, "key": key},
+                headers={"Authorization": f"Bearer {token}"},
+            )
         answer.raise_for_status()
         url: str = answer.json()["url"]
         return url

@@ -28,9 +28,9 @@ from flowgroup.driver.inflight import InFlight
 from flowgroup.driver.own import Own
 from flowgroup.driver.parts import PARTS_PATH, Parts, whole
 from flowgroup.driver.pickles import dumped
+from flowgroup.driver.sent import Upstream, Work, run_task
 from flowgroup.driver.shipper import Shipper
 from flowgroup.driver.topics import REPLY, forget, topic_of
-from flowgroup.driver.workers import Upstream, run_task
 
 _CALL_TIMEOUT_S = 100.0
 _PASSED = {"content-type", "retry-after", "prefect-maintenance"}
@@ -83,7 +83,7 @@ class GroupTaskRunner(DaskTaskRunner):
             "dependencies": inputs,
             "context": frames.of_call(task, task_run_id, inputs),
         }
-        work = workers.Work(
+        work = Work(
             owner=workers.owner_of_this_context() or self.client.id,
             flow_run_id=workers.flow_run_id(),
             names=self._own.names() if self._own else _names_here(),
@@ -96,7 +96,7 @@ class GroupTaskRunner(DaskTaskRunner):
         with annotate(**_resources(task)):
             return self._send(work, upstream, f"{task.name}-{task_run_id}", task_run_id)
 
-    def _send(self, work: workers.Work, upstream: list[Any], key: str, task_run_id: UUID) -> GroupFuture:
+    def _send(self, work: Work, upstream: list[Any], key: str, task_run_id: UUID) -> GroupFuture:
         """Tasks of tasks go first: somebody waits for them, and holds memory."""
         future = self.client.submit(run_task, work, *upstream, key=key, pure=False, retries=0, priority=work.depth - 1)
         made = GroupFuture(task_run_id, future)

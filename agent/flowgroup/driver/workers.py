@@ -11,7 +11,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
@@ -19,13 +18,14 @@ from typing import Any, Protocol
 import httpx
 import prefect.context
 from prefect.context import FlowRunContext, SettingsContext, TaskRunContext
-from prefect.settings import PREFECT_API_KEY
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.utilities.collections import visit_collection
+from pydantic import SecretStr
 
 from flowgroup.driver import engine, frames, imports, lean_tasks
-from flowgroup.driver.parts import PARTS_PATH, Part, Shelf
+from flowgroup.driver.parts import PARTS_PATH, Shelf
 from flowgroup.driver.pickles import dumped_if_small
+from flowgroup.driver.sent import Upstream, Work
 
 _REMEMBERED_RUNS = 10_000
 _TOLD_BYTES = 16 * 1024  # a larger state is fetched by who wants it
@@ -37,31 +37,6 @@ class ToChild(Protocol):
     def say(self, owner: str, kind: str, body: Any) -> None: ...
     def flush(self, owner: str) -> None: ...
     def ask(self, owner: str, path: str) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """The place of a task's input among the arguments that Dask resolves."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """
-    One task run as it travels; `owner` is the Dask client of the run's child. `told`: say the final state at once.
-
-    `depth` is 1 for a task of the flow, 2 for a task of such a task.
-    """
-
-    owner: str
-    flow_run_id: str | None
-    names: frozenset[str]
-    told: bool
-    depth: int
-    code: Part
-    frame: Part
-    call: bytes
 
 
 OWNER: ContextVar[str | None] = ContextVar("flowgroup_owner", default=None)
@@ -203,7 +178,9 @@ def _code(owner: str, names: frozenset[str]) -> imports.Code:
 def _settings(owner: str) -> SettingsContext:
     """The worker's settings with the owner's name as API key: it is no secret, it tells the bridge whose calls these are."""
     own = prefect.context.get_settings_context()
-    settings = own.settings.copy_with_update(updates={PREFECT_API_KEY: owner})
+    # Not by `copy_with_update`, which reads and checks every setting anew: 100 ms.
+    api = own.settings.api.model_copy(update={"key": SecretStr(owner)})
+    settings = own.settings.model_copy(update={"api": api})
     return SettingsContext(profile=own.profile, settings=settings)
 
 
