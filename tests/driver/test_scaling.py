@@ -76,6 +76,14 @@ def napping(_: int, seconds: float) -> Any:
     return _
 
 
+async def test_a_worker_that_comes_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "_LOOK_S", 3600.0)
+    async with _lab(CPU) as lab:
+        await lab.until(lambda: bool(lab.level))
+        await lab.worker("cpu-1")
+        await lab.until(lambda: lab.level["default"].there == 1)
+
+
 async def test_without_workers_one_is_wanted_for_a_task_of_each_kind_and_none_when_there_is_none() -> None:
     async with _lab(CPU, GPU) as lab:
         await lab.until(lambda: lab.wanted() == {"default": 0, "gpu": 0})

@@ -18,7 +18,7 @@ from flowgroup.model.orders import GroupLevel
 
 Levels = dict[str, GroupLevel]
 _LEVELS: TypeAdapter[Levels] = TypeAdapter(Levels)
-_AGAIN_S = 1.0
+_AGAIN_S = 0.25
 _SILENT_S = 30.0
 _LIMIT_BYTES = 4 * 1024 * 1024
 

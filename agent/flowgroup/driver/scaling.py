@@ -1,5 +1,5 @@
 """
-How large each group of workers is to be: looked at in the Dask scheduler, every second. Loaded with `--preload`.
+How large each group of workers is to be. Loaded with `--preload`; it looks every second, and when a worker comes.
 
 Whoever dials gets a line of JSON whenever it changed: for each group how many workers it is to have, how many are at work,
 and which are retired. A retired worker stays connected, takes no tasks and holds nothing that only it has, until somebody ends
@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,7 @@ from typing import Any
 import click
 from distributed import Scheduler
 from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from flowgroup.driver.wanted import Group, Load, Worker, group_of, groups_of, may_go, plain, wanted
 
@@ -47,10 +49,12 @@ class Scaling:
     _not_before: dict[str, float] = field(default_factory=dict)
     _retiring: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
     level: dict[str, Any] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Without end. Where this Dask is not as it is known to be, nothing is told, and so nothing changes."""
+        self.scheduler.add_plugin(_Coming(self._came.set), name="flowgroup-scaling")
         while True:
             try:
                 self.look()
@@ -59,7 +63,9 @@ class Scaling:
             ):  # Dask's inside, which may be another in another version: whatever comes, the scheduler lives
                 _logger.exception("flowgroup cannot see what this scheduler has to do")
                 self.level = {}
-            await asyncio.sleep(_LOOK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), _LOOK_S)
+            self._came.clear()
 
     def look(self) -> None:
         """One look: what is wanted, and who begins to go."""
@@ -178,6 +184,16 @@ class Scaling:
             self.level = level
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+
+class _Coming(SchedulerPlugin):
+    """Tells when a worker has come."""
+
+    def __init__(self, came: Callable[[], None]) -> None:
+        self._came = came
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        self._came()
 
 
 def _write(file: str, text: str) -> None:
