@@ -31,6 +31,7 @@ def found(whole: Stack, run: str) -> Any:
 def test_a_task_on_a_worker_has_what_the_deployment_says_and_nothing_of_what_the_run_itself_sets(whole: Stack) -> None:
     word = f"hush-{uuid.uuid4().hex}"
     env = {"LAB_MODE": "prod", "LAB_WORD": secret_block(whole, word), "PREFECT_LOGGING_LEVEL": "DEBUG"}
+    env["HTTP_PROXY"] = "http://127.0.0.1:9"  # where nobody listens: Prefect's API is not asked through it
     lab = whole.deploy("lab.py:lab", "env", "--workers", "1", "--idle-timeout-s", "5")
     there = whole.api.get(f"/deployments/{lab}").json()["job_variables"]
     assert whole.api.patch(f"/deployments/{lab}", json={"job_variables": {**there, "env": env}}).is_success

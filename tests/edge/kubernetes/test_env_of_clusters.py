@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.edge.kubernetes.test_environment import block
-from tests.edge.kubernetes.test_whole import World, found, world
+from tests.edge.kubernetes.test_whole import HERE, World, found, world
 from tests.real.stack import wait_for
 
 __all__ = ["world"]
@@ -51,14 +51,19 @@ def test_a_task_on_a_worker_has_the_deployments_env_and_a_blocks_value_is_in_a_s
         "TOKEN_OF_BLOCK": f"Bearer {{{{ prefect.blocks.secret.{name} }}}}",
         "PRICE": "$(MODE) $MODE",
         "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "HTTP_PROXY": f"http://{HERE}:9",  # where nobody listens: Prefect's API is not asked through it
+        "NO_PROXY": HERE,
     }
     groups = [{"name": "more", "count": 1, "dask_resources": {"MORE": 1}}]
-    lab = deployed(world, "env", env=env, worker_groups=groups, idle_timeout_s=30)
+    script = 'echo "the mode is $MODE"'
+    lab = deployed(world, "env", env=env, worker_groups=groups, start_script=script, idle_timeout_s=30)
+    del env["NO_PROXY"]  # to which loopback is added
     asked = {"names": [*env, "OWN"], "files": [], "modules": []}
     run = world.start(lab, {"env": {"OWN": "x"}}, what="finds", with_=asked)
     assert world.stack.wait(run, timeout_s=180)["state_name"] == "Completed", world.stack.message(run)
     told = {**env, "TOKEN_OF_BLOCK": f"Bearer {WORD}"}
     assert found(world, run) == {"run": {**told, "OWN": "x"}, "worker": {**told, "OWN": None}}
+    world.stack.wait_log(run, "the mode is prod")
 
     cluster = world.stack.cluster_of(run)
     kinds = "pods,daskclusters,daskworkergroups,deployments,replicasets,configmaps,services,events"
