@@ -1,17 +1,23 @@
 """Settings: where they come from, who wins, and what is said of a wrong one."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from flowgroup.errors import Refused
-from flowgroup.settings import PrefectSettings, Settings, environment_for_relay, environment_for_user_code, ui_of
+from flowgroup.settings import (
+    PrefectSettings,
+    Settings,
+    environment_for_relay,
+    environment_for_user_code,
+    spare_loopback,
+    ui_of,
+)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "FLOWGROUP_")):
             monkeypatch.delenv(name)
@@ -79,3 +85,28 @@ def test_tokens_are_in_no_repr_and_in_no_environment_of_ours(monkeypatch: pytest
 )
 def test_the_uis_address_follows_from_the_apis(api: str, ui: str | None) -> None:
     assert ui_of(PrefectSettings(api_url=api)) == ui
+
+
+@pytest.mark.parametrize(
+    ("env", "spared"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, None),
+        ({"HTTP_PROXY": "http://p:1"}, "127.0.0.1"),
+        ({"all_proxy": "http://p:1", "NO_PROXY": "a.b,.c"}, "a.b,.c,127.0.0.1"),
+        ({"http_proxy": "http://p:1", "no_proxy": "127.0.0.1, d"}, "127.0.0.1, d"),
+        ({"http_proxy": "http://p:1", "no_proxy": "*"}, "*"),
+    ],
+)
+def test_where_a_proxy_is_named_loopback_is_reached_without_it(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], spared: str | None
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.setenv(name.upper(), "")
+        monkeypatch.delenv(name)
+        monkeypatch.delenv(name.upper())
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    spare_loopback()
+    assert os.environ.get("no_proxy", os.environ.get("NO_PROXY")) == spared

@@ -76,6 +76,7 @@ class Settings:
 # What a flow's processes must never inherit: the API's address and token, and our own settings.
 _PRIVATE = ("PREFECT_", "FLOWGROUP_")
 _PROFILE = "FLOWGROUP_DRIVER_PROFILE"
+_LOOPBACK = "127.0.0.1"
 # The daemon and the relay sign addresses in the store with these; runs get such addresses instead.
 _OF_THE_STORE = ("AWS_", "GOOGLE_", "AZURE_")
 
@@ -177,6 +178,17 @@ def set_environment(changes: Mapping[str, str]) -> frozenset[str]:
     changed = frozenset(name for name, value in changes.items() if os.environ.get(name) != value)
     os.environ.update(changes)
     return changed
+
+
+def spare_loopback() -> None:
+    """
+    Where a deployment's environment names a proxy, this host is reached without it: Prefect's API is on loopback here.
+    """
+    if not {"http_proxy", "all_proxy"} & {name.lower() for name in os.environ}:
+        return
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if not {_LOOPBACK, "*"} & {host.strip() for host in spared.split(",")}:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (spared, _LOOPBACK)))
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def test_one_call_makes_a_deployment_and_the_second_changes_nothing(
         "env": {"OMP_NUM_THREADS": "1", "STAGE": "dev"},
         "isolation": "team",
     }
-    assert json.loads(bundle["statement"])["environment"] == {"OMP_NUM_THREADS": "1"}
+    assert json.loads(bundle["statement"])["environment"] == {"OMP_NUM_THREADS": "1", "STAGE": "dev"}
     assert found["version"] == first.version == json.loads(bundle["statement"])["version"]
     assert (found["parameters"], found["tags"]) == ({"n": 5}, ["b", "a"])
     assert found["enforce_parameter_schema"] and found["description"] == "What it does."

@@ -225,6 +225,9 @@ class FakeBackend:
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name) if name in self.clusters else "it is not there"
 
+    async def why_never(self, name: ClusterName) -> str | None:
+        return await self.look(name)
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
 

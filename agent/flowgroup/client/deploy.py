@@ -29,7 +29,7 @@ from flowgroup.model import variables
 from flowgroup.model.bundle import BundleRef, Statement
 from flowgroup.model.ids import slug
 from flowgroup.model.pod import PodExtras
-from flowgroup.model.spec import is_process_wide
+from flowgroup.model.spec import to_be_signed
 
 MAX_STATEMENT_LENGTH = 65536
 
@@ -181,12 +181,12 @@ def _sealed(wish: Wish, place: _Place) -> BundleRef:
 
 
 def _sealed_settings(wish: Wish) -> dict[str, Any]:
-    env = wish.variables.get("env", {})
+    said = variables.parse(wish.variables)
     return {
         "image": wish.variables.get("image"),
         "start_script": wish.variables.get("start_script"),
-        "environment": {key: value for key, value in env.items() if value is not None and is_process_wide(key)},
-        "pod": (variables.parse(wish.variables).pod_extras() or PodExtras()).told(),
+        "environment": to_be_signed(said),
+        "pod": (said.pod_extras() or PodExtras()).told(),
     }
 
 

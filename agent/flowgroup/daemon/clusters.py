@@ -55,6 +55,10 @@ class Backend(Protocol):
         """None while its processes live; else why they do not: cause and remedy. Cheap: it is asked every second."""
         ...
 
+    async def why_never(self, name: ClusterName) -> str | None:
+        """Of a cluster that is not ready: None while it may become so; else why it never will. As cheap as `look`."""
+        ...
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that lives and is not ready waits for, None if that is not known. Not for every second."""
         ...
@@ -293,7 +297,7 @@ class Clusters:
                 return
             if view.is_connected and status and status.trouble:
                 raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}", status.start_log)
-            if reason := await self._backend.look(found.name):  # its driver may be there without a scheduler
+            if reason := await self._backend.why_never(found.name):  # its driver may be there without a scheduler
                 raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):

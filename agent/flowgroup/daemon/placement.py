@@ -5,7 +5,7 @@ In: the run, its deployment, the pool's template and our policy. Out: a Placemen
 change. It never asks anybody, and never opens a bundle: it checks what is said about it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from flowgroup.model import references
 from flowgroup.model.bundle import Statement
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
-from flowgroup.model.spec import process_wide, sealed, spec_of
+from flowgroup.model.spec import ClusterSpec, is_process_wide, sealed, spec_of
 from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
 _SIGNED = ("image", "start script", "environment", "environment by reference, volumes or service account")
@@ -61,17 +61,19 @@ def place(
     layers = _layers(due, deployment, template)
     values = merged(*layers)
     variables = parse(references.filled(values, told))
+    env_of_run = frozenset(layers[-1].get("env") or {})
     spec = spec_of(
         variables,
         flow_id=deployment.flow_id,
         flow_name=deployment.flow_name,
         pool=policy.pool,
         run_id=due.id,
-        env_of_run=frozenset(layers[-1].get("env") or {}),
+        env_of_run=env_of_run,
     )
     spec = sealed(spec, references.with_blocks(values), policy.key)
     if variables.bundle is not None:
-        _check_papers(variables, deployment, policy)
+        as_said = variables.model_copy(update={"env": values["env"]})  # what it stands for nobody could sign
+        _check_papers(as_said, deployment, policy, _is_signed(spec, env_of_run))
     else:
         _may_be_unsigned(deployment, template, policy)
     idle_s = policy.idle_timeout_s if variables.idle_timeout_s is None else variables.idle_timeout_s
@@ -90,12 +92,20 @@ def _layers(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> tu
     return tuple(_nested(layer) for layer in layers)
 
 
-def _check_papers(variables: JobVariables, deployment: Deployment, policy: Policy) -> None:
+def _is_signed(spec: ClusterSpec, env_of_run: frozenset[str]) -> Callable[[str], bool]:
+    """Whether a variable in `env` is one that the author's signature covers, by its name (`to_be_signed`)."""
+    has_all = spec.has_workers and bool(spec.start_script)
+    return lambda name: is_process_wide(name) or (has_all and name not in env_of_run)
+
+
+def _check_papers(
+    variables: JobVariables, deployment: Deployment, policy: Policy, is_signed: Callable[[str], bool]
+) -> None:
     name = f"{deployment.flow_name}/{deployment.name}"
     assert variables.bundle is not None
     statement = signing.check(variables.bundle, policy.public_keys, deployment=name, version=deployment.version)
     if policy.public_keys:
-        _same_as_signed(statement, variables, name)
+        _same_as_signed(statement, variables, name, is_signed)
     if policy.python is not None and statement.python != policy.python:
         raise Refused(
             f"the bundle of {name!r} was packed with Python {statement.python}, and runs here have Python "
@@ -103,10 +113,11 @@ def _check_papers(variables: JobVariables, deployment: Deployment, policy: Polic
         )
 
 
-def _same_as_signed(statement: Statement, variables: JobVariables, name: str) -> None:
+def _same_as_signed(statement: Statement, variables: JobVariables, name: str, is_signed: Callable[[str], bool]) -> None:
     pod = (variables.pod_extras() or PodExtras()).told()
-    signed = (statement.image, statement.start_script, statement.environment, statement.pod)
-    wanted = (variables.image, variables.start_script, process_wide(variables.env), pod)
+    theirs_env, our_env = (_part(env, is_signed) for env in (statement.environment, variables.env))
+    signed = (statement.image, statement.start_script, theirs_env, statement.pod)
+    wanted = (variables.image, variables.start_script, our_env, pod)
     for what, ours, theirs in zip(_SIGNED, wanted, signed, strict=True):
         if ours != theirs:
             raise Refused(
@@ -119,6 +130,10 @@ def _same_as_signed(statement: Statement, variables: JobVariables, name: str) ->
                 f"the worker group {group.name!r} of {name!r} has an image of its own ({group.image}), which its author "
                 "did not sign, and this pool runs only signed code: leave the group's image out"
             )
+
+
+def _part(env: Mapping[str, str | None], is_signed: Callable[[str], bool]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if value is not None and is_signed(name)}
 
 
 def _may_be_unsigned(deployment: Deployment, template: dict[str, Any], policy: Policy) -> None:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from flowgroup.driver.topics import REPLY, topic_of
 from flowgroup.edge.embedded import Embedded
-from flowgroup.settings import DriverSettings, set_environment
+from flowgroup.settings import DriverSettings, set_environment, spare_loopback
 
 _CALL_TIMEOUT_S = 110.0
 _GATHER_S = 0.05  # how long what a task says may wait for more, unless the task ends
@@ -131,6 +131,7 @@ async def dask_setup(worker: Worker) -> None:
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         }
     )
+    spare_loopback()
     _report_through(bridge)
 
 

@@ -42,7 +42,7 @@ from flowgroup.driver.shipper import Shipper
 from flowgroup.errors import Refused
 from flowgroup.model.bundle import MAX_BUNDLE_BYTES
 from flowgroup.model.orders import BundleCode, Order
-from flowgroup.settings import needs_new_process, set_environment
+from flowgroup.settings import needs_new_process, set_environment, spare_loopback
 
 REFUSED = 65  # the exit status of a child that would not run its code; the cause is on the leash
 
@@ -54,6 +54,7 @@ def run(brief_bytes: bytes, leash_fd: int, shipper_fd: int) -> int:
         _execute(brief, leash_fd, shipper_fd)
     faulthandler.enable()  # a crash in native code says where, in the output that the state's message quotes
     settle(brief.env, set_environment(brief.env), quickly=brief.lean)
+    spare_loopback()
     run_id = UUID(brief.order.run_id)
     leash = Leash(leash_fd)
     leash.listen(cancel=engine.commit_cancel, suspend=lambda: engine.suspend(run_id))

@@ -146,7 +146,8 @@ async def _ready(control: socket.socket) -> None:
         ) from exc
     if not hello:
         raise Permanent(
-            "the zygote ended while it imported Prefect: is flowgroup[runtime] installed here? See driver.log"
+            "the zygote ended while it imported Prefect: is flowgroup[runtime] installed here, and does Prefect take each "
+            "PREFECT_ variable of the deployment's env? See driver.log"
         )
     said = json.loads(hello)
     if said["threads"] != 1:

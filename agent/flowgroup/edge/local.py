@@ -133,6 +133,10 @@ class Local:
         dead = [role for role, process in processes.items() if role.startswith("worker") and not is_alive(process)]
         return self._start_again(name, dead) if dead else None
 
+    async def why_never(self, name: ClusterName) -> str | None:
+        """Whatever keeps its driver from being ready is seen or said by that driver."""
+        return await self.look(name)
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""
         return None

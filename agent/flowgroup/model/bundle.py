@@ -14,7 +14,7 @@ class Statement(BaseModel):
     What the author says about one bundle. Signed as its canonical JSON.
 
     `deployment` is `<flow name>/<deployment name>`; `version` is the content's id, which equals the deployment's
-    version; `python` is `<major>.<minor>`; `environment` maps names to values of process-wide variables; `pod` is what
+    version; `python` is `<major>.<minor>`; `environment` is the part of `env` that `to_be_signed` says; `pod` is what
     the cluster's pods get by reference (`PodExtras.told`), and is left out where there is nothing.
     """
 

@@ -49,7 +49,7 @@ class ClusterSpec(BaseModel):
     """Only for `per-run`: the run that the cluster is for."""
     pod: PodExtras | None = Field(default=None, exclude_if=is_unsaid)
     secret_env: dict[str, str] = Field(default_factory=dict, exclude_if=is_unsaid)
-    """Process-wide variables with secret values: a keyed hash of each, so that another value is another cluster."""
+    """Variables of the cluster's with secret values: a keyed hash of each, so that another value is another cluster."""
     secrets: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     """Their values, while a cluster is made: they are never dumped, and so are in no name and in no file."""
 
@@ -118,11 +118,12 @@ def spec_of(
     """
     The cluster that a run with these job variables belongs on.
 
-    The generation's environment is the process-wide part of what the deployment says (DASK_*, PYTHON*, LD_*,
-    MALLOC_*, *_NUM_THREADS); the rest is given to each run. What the run itself sets (`env_of_run`) is the run's in any
-    case: such a run gets a new process instead of a fork.
+    The generation's environment is what pool and deployment say, so that a task on a worker finds what its flow finds.
+    Without workers it is the process-wide part alone (DASK_*, PYTHON*, LD_*, MALLOC_*, *_NUM_THREADS), and the rest is given
+    to each run. What the run itself sets (`env_of_run`) is its own process's in any case, and no worker has it: neither this
+    value nor the one that it replaces.
     """
-    return ClusterSpec(
+    spec = ClusterSpec(
         flow_id=flow_id,
         flow_name=flow_name,
         isolation=variables.isolation or pool,
@@ -140,10 +141,22 @@ def spec_of(
         worker_groups=variables.worker_groups,
         image=variables.image,
         start_script=variables.start_script,
-        env={name: value for name, value in process_wide(variables.env).items() if name not in env_of_run},
         run_id=run_id if variables.mode == "per-run" else None,
         pod=variables.pod_extras(),
     )
+    said = {name: value for name, value in variables.env.items() if value is not None and name not in env_of_run}
+    return spec.model_copy(update={"env": said if spec.has_workers else process_wide(said)})
+
+
+def to_be_signed(variables: JobVariables) -> dict[str, str]:
+    """
+    The part of `env` that an author's signature covers: what lets somebody else's code in as processes start.
+
+    With a start script that is all of it: bash and what it calls take code by the names of many variables.
+    """
+    if variables.start_script:
+        return {name: value for name, value in variables.env.items() if value is not None}
+    return process_wide(variables.env)
 
 
 def sealed(spec: ClusterSpec, names: frozenset[str], key: str) -> ClusterSpec:

@@ -225,6 +225,14 @@ class JobVariables(BaseModel):
                 raise ValueError(f"two groups are named {name!r}")
         return groups
 
+    @field_validator("env")
+    @classmethod
+    def _can_be_set(cls, env: dict[str, Any]) -> dict[str, Any]:
+        for name, value in env.items():
+            if value is not None and "\0" in value:
+                raise ValueError(f"the value of {name!r} has a NUL character in it, which no environment can have")
+        return env
+
     @field_validator("env", "env_value_from")
     @classmethod
     def _names(cls, env: dict[str, Any]) -> dict[str, Any]:

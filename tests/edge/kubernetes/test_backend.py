@@ -289,7 +289,7 @@ async def test_a_scheduler_that_crashes_again_and_again_is_said(api: FakeKuberne
     api.set_status(f"{SPEC.name}-scheduler", phase="Running", containerStatuses=[entry])
     api.logs[f"{SPEC.name}-scheduler"] = "too much"
     said = str(await backend.look(SPEC.name))
-    assert "the scheduler ends again and again" in said
+    assert f"the scheduler (pod {SPEC.name}-scheduler) ends again and again" in said
     assert "larger scheduler_size" in said
     assert "too much" in said
 

@@ -135,7 +135,7 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
     told = {"TOKEN_OF_BLOCK": f"Bearer {WORD}-block", "COLOUR": "blue"}
     assert found(world, run) == {
         "run": {**everywhere, **told},
-        "worker": {**everywhere, **dict.fromkeys(told)},
+        "worker": {**everywhere, **dict.fromkeys(told)},  # the run's own: the next test has a deployment's
     }
 
     lines = [(entry["name"], entry["message"]) for entry in world.stack.logs(run)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowgroup.edge.kubernetes import images
-from flowgroup.edge.kubernetes.diagnose import crashed, crashes, ended, lacking, waits
+from flowgroup.edge.kubernetes.diagnose import crashed, crashes, ended, lacking, no_worker, waits
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Container, Pod
 from flowgroup.errors import Refused
@@ -124,7 +124,11 @@ def test_a_name_that_has_become_two_images_is_warned_of() -> None:
         ("python: No module named flowgroup", "package flowgroup is"),
         ("ModuleNotFoundError: No module named 'distributed.cli'", "package distributed is"),
         ("importlib.metadata.PackageNotFoundError: No package metadata was found for prefect", "package prefect is"),
+        ("No package metadata was found for prefect-dask", "package prefect-dask is"),
         ("OSError: disk", None),
+        ("ModuleNotFoundError: No module named 'pandas'", None),
+        ("ModuleNotFoundError: No module named 'dask_cudf'", None),
+        ("No package metadata was found for prefect-aws", None),
     ],
 )
 def test_what_an_image_lacks_is_named(said: str, lacks: str | None) -> None:
@@ -154,6 +158,34 @@ def test_a_worker_whose_start_script_failed_says_so_at_its_first_end() -> None:
     entry = crashes(failed)
     assert entry
     assert "ends again and again" in crashed(failed, entry)
+
+
+SCRIPT_FAILED = {"state": "waiting", "reason": "CrashLoopBackOff", "restarts": 1, "exit_code": 79, "ended": "Error"}
+
+
+@pytest.mark.parametrize(
+    ("others", "is_hopeless"),
+    [
+        ([], True),
+        ([pod("worker", **SCRIPT_FAILED)], True),
+        ([pod("worker", state="running")], False),
+        ([Pod("q", "u", ClusterName("c"), "worker", unschedulable="no node")], False),
+        ([pod("worker", **{**SCRIPT_FAILED, "exit_code": 1})], False),  # another try may end otherwise
+    ],
+)
+def test_a_cluster_has_no_hope_of_a_worker_when_all_that_there_are_end_by_what_another_try_would_end_by(
+    others: list[Pod], is_hopeless: bool
+) -> None:
+    failed = pod("worker", **SCRIPT_FAILED, last_words="first\nflowgroup: the start script ended with status 3\n")
+    said = no_worker([failed, *others])
+    assert (said is not None) is is_hopeless
+    if said:
+        assert f"({1 + len(others)} of {1 + len(others)} have ended)" in said
+        assert (
+            "the worker (pod p-worker) ends again and again: its start script failed. Its last lines:\nfirst\n" in said
+        )
+        assert said.endswith("ended with status 3")
+    assert no_worker([]) is None
 
 
 def event(reason: str, message: str, second: int) -> dict[str, Any]:

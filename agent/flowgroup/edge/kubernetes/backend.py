@@ -27,6 +27,7 @@ from flowgroup.edge.kubernetes.client import (
     Kind,
     NotThere,
 )
+from flowgroup.edge.kubernetes.crew import Crew
 from flowgroup.edge.kubernetes.level import Level, Levels
 from flowgroup.edge.kubernetes.manifests import selector
 from flowgroup.edge.kubernetes.names import CLUSTER, DRIVER, KEY, SCHEDULER, Ground, driver_pod, of_pool, scheduler
@@ -68,6 +69,7 @@ class Kubernetes:
         self._ours = of_pool(self.ground.pool)
         self._levels = Levels(self.client, self._ours)
         self._references = References(self.client)
+        self._crew = Crew(self.client, self._ours)
 
     @property
     def listen(self) -> Listen:
@@ -125,7 +127,7 @@ class Kubernetes:
         except TimeoutError as exc:
             raise Transient(f"cluster {spec.name} could not be made within {_MAKE_TIMEOUT_S:.0f} s") from exc
         finally:
-            self._levels.drop()
+            self._changed(spec.name)
         return Found(spec.name, spec, secret)
 
     async def _owner(self, spec: ClusterSpec, manifest: Json) -> str:
@@ -188,7 +190,11 @@ class Kubernetes:
         try:
             await removal.remove(self.client, name, operator_timeout_s=self._settings.operator_timeout_s)
         finally:
-            self._levels.drop()
+            self._changed(name)
+
+    def _changed(self, name: ClusterName) -> None:
+        self._levels.drop()
+        self._crew.drop(name)
 
     # Kept
 
@@ -209,6 +215,9 @@ class Kubernetes:
         except FlowgroupError as exc:
             _log.warning("cluster_not_seen", cluster=name, reason=str(exc))
             return None
+
+    async def why_never(self, name: ClusterName) -> str | None:
+        return await self.look(name) or await self._crew.why_none(name)
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What the cluster waits for if it waits: the reason for a run's message. Not for every second. Never raises."""
@@ -284,7 +293,8 @@ class Kubernetes:
     async def _crashing(self, pods: list[Pod]) -> str | None:
         for pod in pods:
             if entry := diagnose.crashes(pod):
-                return await self._with_last_lines(diagnose.crashed(pod, entry), pod, previous=True)
+                said = diagnose.crashed(pod, entry, by_name=True)
+                return said if entry.last_words else await self._with_last_lines(said, pod, previous=True)
         return None
 
     async def _deaf(self, name: ClusterName, owner: Owner, level: Level) -> str | None:

@@ -23,8 +23,26 @@ _NO_SUCH_HOST = re.compile(r"no such host|dial tcp|timeout|connection refused|i/
 _ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"})
 _EXEC = re.compile(r'exec:? "?([^"\s:]+)"?: (?:executable file not found|stat|no such file|permission denied)')
-_MODULE = re.compile(r"No module named '?([A-Za-z_][\w]*)")
-_PACKAGE = re.compile(r"No package metadata was found for (\S+)")
+# What a process of ours imports before any code of an author's: that this is not there is the image's fault.
+_NEEDED = (
+    *(
+        "flowgroup",
+        "prefect",
+        "prefect_dask",
+        "dask",
+        "distributed",
+        "cloudpickle",
+        "tornado",
+        "msgpack",
+        "click",
+        "yaml",
+    ),
+    *("certifi", "cryptography", "httpx", "obstore", "prometheus_client", "pydantic", "pydantic_settings", "starlette"),
+    *("structlog", "tenacity", "threadpoolctl", "uvicorn", "websockets"),
+)
+_OURS = "|".join(name.replace("_", "[_-]") for name in _NEEDED)
+_MODULE = re.compile(rf"No module named '?({_OURS})(?![\w-])")
+_PACKAGE = re.compile(rf"No package metadata was found for ({_OURS})(?![\w-])")
 _CRASHES = 3
 _LOST_S = 30.0
 _SAID_CHARS = 1000
@@ -61,15 +79,25 @@ def crashes(pod: Pod) -> Container | None:
     return None
 
 
-def crashed(pod: Pod, entry: Container) -> str:
-    """What a container that ends again and again did last."""
-    return f"the {pod.role} ends again and again: {_how(pod, entry.ended, entry.exit_code, entry.last_words)}"
+def crashed(pod: Pod, entry: Container, *, by_name: bool = False) -> str:
+    """What a container that ends again and again did last. Without its name many pods that say the same are one reason."""
+    where = f" (pod {pod.name})" if by_name else ""
+    return f"the {pod.role}{where} ends again and again: {_how(pod, entry.ended, entry.exit_code, entry.last_words)}"
+
+
+def no_worker(workers: Sequence[Pod]) -> str | None:
+    """Why none of these workers will ever serve: each has ended, and would end the same way again. None if one may."""
+    staying = [pod for pod in workers if pod.leaves_at is None]
+    ends = [(pod, entry) for pod in staying if (entry := crashes(pod)) and _is_certain(entry)]
+    if not ends or len(ends) < len(staying):
+        return None
+    return f"no worker can start ({len(ends)} of {len(staying)} have ended): {crashed(*ends[0], by_name=True)}"
 
 
 def lacking(said: str) -> str | None:
     """What an image lacks, by what its process or the container's runtime said last; None if it is nothing of that kind."""
     if found := _EXEC.search(said):
-        what = f"there is no {found[1]} in it that could be run"
+        what = f"there is no {found[1]} in it that could be run (by its PATH, or by the one that the deployment's env sets)"
     elif found := _MODULE.search(said) or _PACKAGE.search(said):
         what = f"the Python package {found[1]} is not in it"
     else:
