@@ -9,7 +9,9 @@
 # TAG             of the images (dev)
 # BUILD           no: the images are on the cluster's nodes already
 # NAMESPACES      what begins the names of all namespaces (none)
+# MORE_IMAGES     more of what deploy/image.sh can build (none)
 # OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
+# OPERATOR_SERVES more namespaces that the Dask operator looks after, with commas between (none)
 # S3_IMAGE        an image of versitygw (versity/versitygw:latest);  S3_BINARY: that program, to make an image of
 # HELM_OPTIONS    more options for `helm install` of the chart
 # PREFECT_API     the API of a Prefect server that is there already, as pods reach it (one is made)
@@ -49,7 +51,7 @@ images() {
 	[ -z "${S3_BINARY:-}" ] || s3_image=$prefix-s3:$tag
 	[ "${BUILD:-}" != no ] || return 0
 	say "building images"
-	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator); do bring "$image"; done
+	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator ${MORE_IMAGES:-}); do bring "$image"; done
 	[ -n "${S3_BINARY:-}" ] || return 0
 	local folder
 	folder=$(mktemp -d)
@@ -80,12 +82,12 @@ store_secret() {
 }
 
 operator_up() {
-	local chart=${OPERATOR_CHART:-$(echo .venv/lib/python3*/site-packages/dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator)}
+	local serves=$main-jobs${OPERATOR_SERVES:+,$OPERATOR_SERVES} chart=${OPERATOR_CHART:-$(echo .venv/lib/python3*/site-packages/dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator)}
 	[ "$chart" != none ] || return 0
 	[ -d "$chart" ] || [ -n "${OPERATOR_CHART:-}" ] || { say "no operator's chart in $chart: run make setup, or set OPERATOR_CHART"; exit 2; }
 	say "the Dask operator"
 	helm upgrade --install "${before}dask-operator" "$chart" --namespace "$operator" --set image.name="$prefix-operator" --set image.tag="$tag" \
-		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault \
+		--set "kopfArgs={--namespace=${serves//,/,--namespace=}}" --set podSecurityContext.seccompProfile.type=RuntimeDefault \
 		--set resources.requests.cpu=100m --set resources.requests.memory=128Mi >/dev/null
 }
 
