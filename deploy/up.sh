@@ -2,8 +2,11 @@
 # Everything on a laptop, from nothing: the Dask operator, an S3 server, a Prefect server, the chart, an example flow.
 #
 #   deploy/up.sh          on the cluster of $KUBECONFIG if that is set, else on a kind cluster `flowgroup`, which is made
-#   deploy/up.sh down     takes it all away again (of a kind cluster that this script has made: the cluster)
+#   deploy/up.sh images   only makes that cluster, where there is none, and brings the images to it
+#   deploy/up.sh down     takes it all away again; without $KUBECONFIG the kind cluster itself
 #
+# KIND            the kind cluster's name (flowgroup); with $KUBECONFIG: what that says, or is to say, is this kind cluster
+# KIND_OPTIONS    more options for `kind create cluster`
 # CLUSTER         a script with `build TAG DIR [options]` that builds and loads images (a test cluster)
 # REGISTRY        where images are pushed for the cluster of $KUBECONFIG: registry.example.com/me
 # TAG             of the images (dev)
@@ -18,7 +21,7 @@
 # EXAMPLE         none: without the example flow
 set -euo pipefail
 cd "$(dirname "$0")/.."
-before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup
+before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup kind=${KIND:-flowgroup}
 release=${before}flowgroup main=${before}flowgroup prefect=${before}prefect s3=${before}s3 operator=${before}dask-operator
 s3_image=${S3_IMAGE:-versity/versitygw:latest}
 api=${PREFECT_API:-http://prefect.$prefect.svc:4200/api}
@@ -26,11 +29,17 @@ api=${PREFECT_API:-http://prefect.$prefect.svc:4200/api}
 say() { echo "up: $* (${SECONDS} s)" >&2; }
 need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 2; }; }
 
+is_kind() { [ -z "${KUBECONFIG:-}" ] || [ -n "${KIND:-}" ]; }
+
 cluster() {
-	[ -z "${KUBECONFIG:-}" ] || return 0
+	is_kind || return 0
 	need kind "https://kind.sigs.k8s.io, or set KUBECONFIG"
-	kind get clusters 2>/dev/null | grep -qx flowgroup || kind create cluster --name flowgroup --config deploy/kind.yaml ${KIND_OPTIONS:-}
-	kubectl config use-context kind-flowgroup >/dev/null
+	if kind get clusters 2>/dev/null | grep -x "$kind" >/dev/null; then
+		kind export kubeconfig --name "$kind" >&2 # made earlier it may be in another kubeconfig, or not be the current context
+	else
+		# shellcheck disable=SC2086
+		kind create cluster --name "$kind" --config deploy/kind.yaml ${KIND_OPTIONS:-} >&2
+	fi
 }
 
 bring() { # image: to the cluster's nodes
@@ -38,10 +47,10 @@ bring() { # image: to the cluster's nodes
 		return
 	elif [ -n "${REGISTRY:-}" ]; then
 		docker push --quiet "$1" >&2
-	elif [ -z "${KUBECONFIG:-}" ]; then
-		kind load docker-image --name flowgroup "$1" >&2
+	elif is_kind; then
+		kind load docker-image --name "$kind" "$1" >&2
 	else
-		say "how does $1 come to the cluster of \$KUBECONFIG? Set REGISTRY"
+		say "how does $1 come to the cluster of \$KUBECONFIG? Set REGISTRY, or KIND if it is a kind cluster"
 		exit 2
 	fi
 }
@@ -132,11 +141,15 @@ example() {
 	exit 1
 }
 
+brought() {
+	cluster
+	images
+}
+
 up() {
 	need kubectl "https://kubernetes.io/docs/tasks/tools"
 	need helm "https://helm.sh"
-	cluster
-	images
+	brought
 	namespaces
 	store_secret
 	operator_up
@@ -150,7 +163,7 @@ up() {
 
 down() {
 	if [ -z "${KUBECONFIG:-}" ]; then
-		kind delete cluster --name flowgroup
+		kind delete cluster --name "$kind"
 		return
 	fi
 	# The clusters first: while the operator lives it takes its finalizer away.
@@ -162,6 +175,7 @@ down() {
 
 case ${1:-up} in
 	up) up ;;
+	images) brought ;;
 	down) down ;;
 	*) sed -n '2,/^set /p' "$0" | sed '$d;s/^# \{0,1\}//' && exit 2 ;;
 esac

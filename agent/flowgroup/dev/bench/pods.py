@@ -56,7 +56,8 @@ def kubernetes_worker(bench: Bench, there: Installed, size: Size, python: Path, 
     runs.post(bench.api, "/work_pools/", {"name": pool, "type": "kubernetes"})
     found = {"empty": _deployment(bench, there, pool, _EMPTY, {"image": there.image("runtime")})}
     image = there.image("peer")
-    env = {"DASK_KUBERNETES__IMAGE": image, "DASK_KUBERNETES__COUNT__START": "1"}
+    wishes = {"IMAGE": image, "NAMESPACE": there.peer, "COUNT__START": "1"}
+    env = {f"DASK_KUBERNETES__{name}": value for name, value in wishes.items()}
     asked = {"image": image, "env": env, "service_account_name": _MAKES_CLUSTERS}
     asks = _deployment(bench, there, pool, _ASKS, asked)
     found |= {f"{COLD}{n}": asks for n in range(cold)}

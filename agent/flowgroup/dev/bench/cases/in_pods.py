@@ -17,7 +17,7 @@ from flowgroup.errors import Permanent
 
 _DUE_S, _BETWEEN_S = 120.0, 20.0
 _COLD_TIMEOUT_S = 120.0
-_REASON = 200
+_REASON = 300
 _BURST_TARGETS = {"burst: runs a minute": (at_least(10, "ratio"),), "burst: HTTP calls a run": (at_most(5),)}
 
 
