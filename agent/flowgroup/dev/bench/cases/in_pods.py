@@ -16,7 +16,7 @@ from flowgroup.dev.bench.sides import Bench, Side
 from flowgroup.errors import Permanent
 
 _DUE_S, _BETWEEN_S = 120.0, 20.0
-_COLD_TIMEOUT_S = 120.0
+_COLD_TIMEOUT_S = 180.0
 _REASON = 300
 _BURST_TARGETS = {"burst: runs a minute": (at_least(10, "ratio"),), "burst: HTTP calls a run": (at_most(5),)}
 
