@@ -54,6 +54,16 @@ LABEL org.opencontainers.image.title="flowgroup runtime" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=runtime-packages /opt/flowgroup /opt/flowgroup
 
+# Who `make bench-kubernetes` compares us with: a KubeCluster of dask-kubernetes' made by each run. It starts dask-scheduler and
+# dask-worker, which distributed has no more.
+FROM runtime AS peer
+USER 0:0
+COPY requirements/operator.lock /build/
+RUN python -m pip --python /opt/flowgroup/bin/python install --quiet --no-cache-dir --no-compile --no-deps --require-hashes -r /build/operator.lock \
+ && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/flowgroup/lib \
+ && for name in scheduler worker; do printf '#!/bin/sh\nexec dask %s "$@"\n' $name >/opt/flowgroup/bin/dask-$name; chmod 755 /opt/flowgroup/bin/dask-$name; done
+USER 10001:10001
+
 FROM user AS agent
 ARG VERSION
 LABEL org.opencontainers.image.title="flowgroup agent" \

@@ -48,8 +48,8 @@ profile: setup  ## where each millisecond of a warm run and of a task goes: docs
 test: setup  ## all tests but those that need a Kubernetes cluster
 	@$(BIN)/python -m pytest -m "not e2e"
 
-e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, or ../shared/cluster; some by E2E="tests/e2e"
-	@$(BIN)/python -m pytest -m e2e $(E2E)
+e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, ../shared/cluster, or a kind cluster made for it; some by E2E="tests/e2e"
+	@deploy/e2e.sh $(BIN)/python -m pytest -m e2e $(E2E)
 
 STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_dask.py tests/real/test_both_runners.py tests/real/test_prefect_deployments.py
 

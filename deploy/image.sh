@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds images: deploy/image.sh [TAG [NAME…]], of the names agent, runtime (both if none is given) and operator.
+# Builds images: deploy/image.sh [TAG [NAME…]], of the names agent, runtime (both if none is given), operator and peer.
 # PREFIX names where they go (flowgroup-agent, …), BASE the image below. With docker, podman or buildah, whichever works here;
 # with CLUSTER set to a script that has `build TAG DIR [options]` (a test cluster which loads what it builds), with that.
 set -euo pipefail

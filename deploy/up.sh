@@ -2,21 +2,26 @@
 # Everything on a laptop, from nothing: the Dask operator, an S3 server, a Prefect server, the chart, an example flow.
 #
 #   deploy/up.sh          on the cluster of $KUBECONFIG if that is set, else on a kind cluster `flowgroup`, which is made
-#   deploy/up.sh down     takes it all away again (of a kind cluster that this script has made: the cluster)
+#   deploy/up.sh images   only makes that cluster, where there is none, and brings the images to it
+#   deploy/up.sh down     takes it all away again; without $KUBECONFIG the kind cluster itself
 #
+# KIND            the kind cluster's name (flowgroup); with $KUBECONFIG: what that says, or is to say, is this kind cluster
+# KIND_OPTIONS    more options for `kind create cluster`
 # CLUSTER         a script with `build TAG DIR [options]` that builds and loads images (a test cluster)
 # REGISTRY        where images are pushed for the cluster of $KUBECONFIG: registry.example.com/me
 # TAG             of the images (dev)
 # BUILD           no: the images are on the cluster's nodes already
 # NAMESPACES      what begins the names of all namespaces (none)
+# MORE_IMAGES     more of what deploy/image.sh can build (none)
 # OPERATOR_CHART  the Dask operator's chart (the one in the package dask-kubernetes);  none: the operator is there already
+# OPERATOR_SERVES more namespaces that the Dask operator looks after, with commas between (none)
 # S3_IMAGE        an image of versitygw (versity/versitygw:latest);  S3_BINARY: that program, to make an image of
 # HELM_OPTIONS    more options for `helm install` of the chart
 # PREFECT_API     the API of a Prefect server that is there already, as pods reach it (one is made)
 # EXAMPLE         none: without the example flow
 set -euo pipefail
 cd "$(dirname "$0")/.."
-before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup
+before=${NAMESPACES:-} tag=${TAG:-dev} prefix=flowgroup kind=${KIND:-flowgroup}
 release=${before}flowgroup main=${before}flowgroup prefect=${before}prefect s3=${before}s3 operator=${before}dask-operator
 s3_image=${S3_IMAGE:-versity/versitygw:latest}
 api=${PREFECT_API:-http://prefect.$prefect.svc:4200/api}
@@ -24,11 +29,17 @@ api=${PREFECT_API:-http://prefect.$prefect.svc:4200/api}
 say() { echo "up: $* (${SECONDS} s)" >&2; }
 need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 2; }; }
 
+is_kind() { [ -z "${KUBECONFIG:-}" ] || [ -n "${KIND:-}" ]; }
+
 cluster() {
-	[ -z "${KUBECONFIG:-}" ] || return 0
+	is_kind || return 0
 	need kind "https://kind.sigs.k8s.io, or set KUBECONFIG"
-	kind get clusters 2>/dev/null | grep -qx flowgroup || kind create cluster --name flowgroup --config deploy/kind.yaml ${KIND_OPTIONS:-}
-	kubectl config use-context kind-flowgroup >/dev/null
+	if kind get clusters 2>/dev/null | grep -x "$kind" >/dev/null; then
+		kind export kubeconfig --name "$kind" >&2 # made earlier it may be in another kubeconfig, or not be the current context
+	else
+		# shellcheck disable=SC2086
+		kind create cluster --name "$kind" --config deploy/kind.yaml ${KIND_OPTIONS:-} >&2
+	fi
 }
 
 bring() { # image: to the cluster's nodes
@@ -36,10 +47,10 @@ bring() { # image: to the cluster's nodes
 		return
 	elif [ -n "${REGISTRY:-}" ]; then
 		docker push --quiet "$1" >&2
-	elif [ -z "${KUBECONFIG:-}" ]; then
-		kind load docker-image --name flowgroup "$1" >&2
+	elif is_kind; then
+		kind load docker-image --name "$kind" "$1" >&2
 	else
-		say "how does $1 come to the cluster of \$KUBECONFIG? Set REGISTRY"
+		say "how does $1 come to the cluster of \$KUBECONFIG? Set REGISTRY, or KIND if it is a kind cluster"
 		exit 2
 	fi
 }
@@ -49,7 +60,7 @@ images() {
 	[ -z "${S3_BINARY:-}" ] || s3_image=$prefix-s3:$tag
 	[ "${BUILD:-}" != no ] || return 0
 	say "building images"
-	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator); do bring "$image"; done
+	for image in $(PREFIX=$prefix deploy/image.sh "$tag" agent runtime operator ${MORE_IMAGES:-}); do bring "$image"; done
 	[ -n "${S3_BINARY:-}" ] || return 0
 	local folder
 	folder=$(mktemp -d)
@@ -80,12 +91,12 @@ store_secret() {
 }
 
 operator_up() {
-	local chart=${OPERATOR_CHART:-$(echo .venv/lib/python3*/site-packages/dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator)}
+	local serves=$main-jobs${OPERATOR_SERVES:+,$OPERATOR_SERVES} chart=${OPERATOR_CHART:-$(echo .venv/lib/python3*/site-packages/dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator)}
 	[ "$chart" != none ] || return 0
 	[ -d "$chart" ] || [ -n "${OPERATOR_CHART:-}" ] || { say "no operator's chart in $chart: run make setup, or set OPERATOR_CHART"; exit 2; }
 	say "the Dask operator"
 	helm upgrade --install "${before}dask-operator" "$chart" --namespace "$operator" --set image.name="$prefix-operator" --set image.tag="$tag" \
-		--set "kopfArgs={--namespace=$main-jobs}" --set podSecurityContext.seccompProfile.type=RuntimeDefault \
+		--set "kopfArgs={--namespace=${serves//,/,--namespace=}}" --set podSecurityContext.seccompProfile.type=RuntimeDefault \
 		--set resources.requests.cpu=100m --set resources.requests.memory=128Mi >/dev/null
 }
 
@@ -130,11 +141,15 @@ example() {
 	exit 1
 }
 
+brought() {
+	cluster
+	images
+}
+
 up() {
 	need kubectl "https://kubernetes.io/docs/tasks/tools"
 	need helm "https://helm.sh"
-	cluster
-	images
+	brought
 	namespaces
 	store_secret
 	operator_up
@@ -148,7 +163,7 @@ up() {
 
 down() {
 	if [ -z "${KUBECONFIG:-}" ]; then
-		kind delete cluster --name flowgroup
+		kind delete cluster --name "$kind"
 		return
 	fi
 	# The clusters first: while the operator lives it takes its finalizer away.
@@ -160,6 +175,7 @@ down() {
 
 case ${1:-up} in
 	up) up ;;
+	images) brought ;;
 	down) down ;;
 	*) sed -n '2,/^set /p' "$0" | sed '$d;s/^# \{0,1\}//' && exit 2 ;;
 esac

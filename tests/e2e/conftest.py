@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.chart.conftest import ROOT, helm_binary
-from tests.edge.kubernetes.real import Kubectl, kubeconfig
+from tests.edge.kubernetes.real import SHARED, Kubectl, is_shared, kubeconfig
 
-SHARED = ROOT.parent / "shared" / "cluster" / "cluster"
 _UNPACKED = Path("/var/lib/testcluster/bin")
 _OPTIONS = "--set daemon.persistence.type=emptyDir --set relay.persistence.type=emptyDir"
 
@@ -59,7 +58,7 @@ def installed() -> Iterator[Installed]:
     env |= {"PATH": f"{env['PATH']}:{_UNPACKED}", "TAG": os.environ.get("FLOWGROUP_E2E_TAG", "dev")}
     if "FLOWGROUP_E2E_TAG" in os.environ:
         env |= {"BUILD": "no"}
-    if SHARED.exists():
+    if is_shared(config):
         env |= {"CLUSTER": str(SHARED), "S3_BINARY": str(_UNPACKED / "versitygw")}
     began = time.monotonic()
     try:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.chart.conftest import ROOT
-from tests.e2e.conftest import SHARED, Installed
+from tests.e2e.conftest import Installed
+from tests.edge.kubernetes.real import is_shared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -81,7 +82,7 @@ def test_certificates_are_looked_at_and_kept(installed: Installed) -> None:
 def test_only_drivers_reach_the_daemon_and_the_relay(
     installed: Installed, labels: dict[str, str], is_let_in: bool
 ) -> None:
-    if not SHARED.exists():
+    if not is_shared(installed.config):
         pytest.skip("this cluster's network may not enforce NetworkPolicies")
     main = installed.main.namespace
     code = f"""

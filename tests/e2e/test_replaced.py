@@ -10,7 +10,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e.conftest import SHARED, Installed
+from tests.e2e.conftest import Installed
+from tests.edge.kubernetes.real import is_shared
 from tests.real.stack import Patient, Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -21,7 +22,7 @@ _BEATS, _EVERY_S = 30, 1.0
 @pytest.fixture(scope="module")
 def stack(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The installed Prefect server, as an author on this machine sees it."""
-    if not SHARED.exists():
+    if not is_shared(installed.config):
         pytest.skip("this machine may not reach Services by their addresses")
     url = f"http://{_address(installed, 'prefect', 'prefect')}:4200/api"
     with httpx.Client(base_url=url, timeout=90, transport=Patient(), trust_env=False) as api:

@@ -25,14 +25,23 @@ def kubeconfig() -> str:
     if said := os.environ.get("KUBECONFIG"):
         return said
     if not SHARED.exists():
-        pytest.skip("no Kubernetes: KUBECONFIG is not set, and there is no ../shared/cluster")
-    there = subprocess.run([str(SHARED), "kubeconfig"], capture_output=True, text=True, check=False).stdout.strip()
+        pytest.skip("no Kubernetes: KUBECONFIG is not set, there is no ../shared/cluster, and `make e2e` found no kind")
+    there = _shared()
     if _answers(there):  # to bring up one that is up makes its kube-proxy end, for its configuration is written anew
         return there
     made = subprocess.run([str(SHARED), "up"], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"../shared/cluster does not start: {made.stderr[-300:]}")
     return made.stdout.split()[-1]
+
+
+def is_shared(config: str) -> bool:
+    """Is it the cluster in ../shared, which builds images, enforces NetworkPolicies and has pretended GPUs and nodes?"""
+    return SHARED.exists() and Path(config).resolve() == Path(_shared()).resolve()
+
+
+def _shared() -> str:
+    return subprocess.run([str(SHARED), "kubeconfig"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _answers(config: str) -> bool:

@@ -228,7 +228,7 @@ def test_an_image_of_ones_own_that_lacks_something_is_said_and_so_is_a_start_scr
 @pytest.fixture(scope="module")
 def bare_image(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Python and nothing else."""
-    if not real.SHARED.exists():
+    if not real.is_shared(real.kubeconfig()):
         pytest.skip("images are built here by ../shared/cluster only")
     folder: Path = tmp_path_factory.mktemp("bare")
     (folder / "Dockerfile").write_text("FROM python:3.11-slim\nENV BARE=1\n")

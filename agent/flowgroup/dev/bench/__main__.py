@@ -39,7 +39,7 @@ _SIZES = (
 )
 """Ours and the others': a hundred runs would take them seven minutes, and more runs under way all memory."""
 _SIZES_IN_PODS = (Size(singles=20, burst=50, scheduled=2), Size(singles=5, burst=10, scheduled=2))
-_COLD, _AHEAD = 8, 3
+_COLD, _COLD_OTHERS, _AHEAD = 8, 5, 3
 _FEW = Size(singles=2, burst=4, scheduled=2, tasks=50, stock_tasks=10, storm=200, spoken_s=4.0)
 
 
@@ -80,11 +80,11 @@ def _sides(bench: Bench, args: argparse.Namespace) -> Iterator[Mapping[str, Made
         yield {**found, OURS: partial(ours, bench, own)}
         return
     own, others = (_FEW, _FEW) if args.few else _SIZES_IN_PODS
-    cold, ahead = (1, 1) if args.few else (_COLD, _AHEAD)
+    cold, cold_others, ahead = (1, 1, 1) if args.few else (_COLD, _COLD_OTHERS, _AHEAD)
     _say("installing the chart")
     with installed(bench) as there:
         yield {
-            PODS: partial(kubernetes_worker, bench, there, others, args.peer),
+            PODS: partial(kubernetes_worker, bench, there, others, args.peer, cold=cold_others),
             OURS: partial(ours_in_pods, bench, there, own, cold=cold, ahead=ahead),
         }
 

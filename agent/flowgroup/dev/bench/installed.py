@@ -44,10 +44,14 @@ class Installed:
         return f"{self.before}flowgroup-jobs"
 
     @property
-    def image(self) -> str:
-        """The runtime image, as `deploy/up.sh` names it."""
+    def peer(self) -> str:
+        """The namespace of Prefect's Kubernetes worker, which the Dask operator looks after too."""
+        return f"{self.before}peer"
+
+    def image(self, name: str) -> str:
+        """`runtime` or `peer`, as `deploy/up.sh` names it."""
         registry, tag = self.env.get("REGISTRY"), self.env.get("TAG", "dev")
-        return f"{registry + '/' if registry else ''}flowgroup-runtime:{tag}"
+        return f"{registry + '/' if registry else ''}flowgroup-{name}:{tag}"
 
     def kubectl(self, *arguments: str) -> str:
         done = subprocess.run(  # noqa: S603
@@ -86,6 +90,7 @@ def installed(bench: Bench) -> Iterator[Installed]:
         raise Refused("set KUBECONFIG to the cluster to measure on: namespaces of its own are made there, and go again")
     before = f"bench-{uuid.uuid4().hex[:6]}-"
     wishes = {"NAMESPACES": before, "PREFECT_API": bench.url, "EXAMPLE": "none"}
+    wishes |= {"MORE_IMAGES": "peer", "OPERATOR_SERVES": f"{before}peer"}
     env = {**said, **wishes, "HELM_OPTIONS": f"{_WITHOUT_VOLUMES} {_QUIET} {said.get('HELM_OPTIONS', '')}"}
     try:
         _script(env, _UP_TIMEOUT_S)

@@ -34,6 +34,4 @@ CASES: tuple[Case, ...] = (
 )
 IN_PODS: tuple[Case, ...] = (warm, many, first_task, from_nothing, ahead)
 """Those on Kubernetes."""
-OURS_ONLY: frozenset[Case] = frozenset(
-    {ad_hoc_polled, cold, pandas, chatter, idle, tasks, storm, first_task, from_nothing, ahead}
-)
+OURS_ONLY: frozenset[Case] = frozenset({ad_hoc_polled, cold, pandas, chatter, idle, tasks, storm, first_task, ahead})

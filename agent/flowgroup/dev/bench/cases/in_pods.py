@@ -1,7 +1,7 @@
 """The cases on Kubernetes. Pods of clusters are on nodes whose clocks are taken to agree with the API server's."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
@@ -13,9 +13,11 @@ from flowgroup.dev.bench.cases.starts import lateness, one, pause, singles
 from flowgroup.dev.bench.figures import Figure, at_least, at_most
 from flowgroup.dev.bench.pods import AHEAD, COLD, first_line
 from flowgroup.dev.bench.sides import Bench, Side
+from flowgroup.errors import Permanent
 
 _DUE_S, _BETWEEN_S = 120.0, 20.0
-_COLD_TIMEOUT_S = 120.0
+_COLD_TIMEOUT_S = 180.0
+_REASON = 300
 _BURST_TARGETS = {"burst: runs a minute": (at_least(10, "ratio"),), "burst: HTTP calls a run": (at_most(5),)}
 
 
@@ -43,15 +45,22 @@ def first_task(bench: Bench, side: Side) -> Iterator[Figure]:
 
 
 def from_nothing(bench: Bench, side: Side) -> Iterator[Figure]:
-    """The same, each with a cluster that has to be made, one after the other."""
-    assert side.there is not None
+    """The same, each with a cluster that has to be made, one after the other. A run that fails counts as one that failed."""
     steps: dict[str, list[float]] = defaultdict(list)
-    for name in sorted(name for name in side.deployments if name.startswith(COLD)):
-        run, at = _first_task(bench, side.deployments[name])
-        for step, took_s in stages(side.there, run, at).items():
+    failed: Counter[str] = Counter()
+    names = sorted(name for name in side.deployments if name.startswith(COLD))
+    for name in names:
+        try:
+            run, at = _first_task(bench, side.deployments[name])
+        except Permanent as exc:
+            failed[str(exc)[:_REASON]] += 1
+            continue
+        for step, took_s in _steps(side, run, at).items():
             steps[step].append(took_s)
     parts = {step: median(took) for step, took in steps.items()}
     yield Figure("no cluster: created → first task on Dask", "s", steps[FIRST_TASK], (at_most(12),), parts=parts)
+    share = 100 * failed.total() / len(names)
+    yield Figure("no cluster: runs that failed", "%", [share], (at_most(0),), parts=failed)
 
 
 def ahead(bench: Bench, side: Side) -> Iterator[Figure]:
@@ -60,6 +69,14 @@ def ahead(bench: Bench, side: Side) -> Iterator[Figure]:
     names = sorted(name for name in side.deployments if name.startswith(AHEAD))
     due = [(side.deployments[name], first + number * _BETWEEN_S) for number, name in enumerate(names)]
     yield Figure("scheduled ahead, no cluster yet: late by", "s", lateness(bench, due), (at_most(0.5, "max"),))
+
+
+def _steps(side: Side, run: str, at: dict[str, float]) -> dict[str, float]:
+    """Seconds from a run's creation to each step: of ours what the daemon knows, of the others what the API knows."""
+    if side.there is not None:
+        return stages(side.there, run, at)
+    known = {"Pending": "Pending", "Running": "Running", FIRST_TASK: "first task"}
+    return {step: at[name] - at["created"] for step, name in known.items() if name in at}
 
 
 def _first_task(bench: Bench, deployment: str) -> tuple[str, dict[str, float]]:
