@@ -86,6 +86,15 @@ def test_a_tag_that_nobody_tells_stays_and_one_line_says_so(
     assert re.search(reason, line)
 
 
+def test_an_environment_that_no_client_can_be_made_in_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://proxy")
+    said = {"image": "r.example/etl:1"}
+    assert images.pinned(said, tmp_path) == said
+    assert "its registry cannot be asked (" in caplog.text
+
+
 def test_a_deploy_does_not_wait_for_a_registry_that_does_not_answer(
     registries: Registries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -173,6 +173,13 @@ def test_a_server_of_tokens_that_talks_nonsense_is_told() -> None:
             digest(FakeRegistry(wants="bearer", before=before))
 
 
+@pytest.mark.parametrize("host", [f"{HOST}:443", HOST.upper(), f"{HOST}:5000"])
+def test_a_host_may_be_written_in_several_ways(host: str) -> None:
+    registry = FakeRegistry(wants="basic")
+    pushed = registry.push("team/etl:1", "first")
+    assert digest(registry, f"{host}/team/etl:1", login=ANN) == pushed
+
+
 def test_a_redirect_is_followed_and_takes_no_login_to_another_host() -> None:
     registry = FakeRegistry(wants="basic")
     pushed = registry.push("team/etl:1", "first")

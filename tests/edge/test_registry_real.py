@@ -70,7 +70,7 @@ def test_a_registry_with_a_password_lets_in_who_has_logged_in(tmp_path: Path) ->
         (tmp_path / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
         image = named(f"{host}/team/etl:1")
         assert digest_of(image, partial(login, folder=tmp_path), timeout_s=30) == pushed
-        with pytest.raises(Permanent, match=r"does not let you see it .401\."):
+        with pytest.raises(Permanent, match="does not let you see it"):
             digest_of(image, nobody, timeout_s=30)
 
 

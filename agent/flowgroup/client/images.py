@@ -75,6 +75,8 @@ def _ask(image: str, docker: Path, found: dict[str, str | FlowgroupError]) -> No
         found[image] = _by_digest(image, docker)
     except FlowgroupError as exc:
         found[image] = exc
+    except (OSError, ValueError) as exc:  # what the environment says of proxies and certificates is read there too
+        found[image] = Permanent(f"its registry cannot be asked ({exc})")
 
 
 def _by_digest(image: str, docker: Path) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from flowgroup.edge.registry import wire
 from flowgroup.edge.registry.login import Login
 from flowgroup.edge.registry.wire import Answer, Wire
 from flowgroup.errors import Permanent
@@ -34,7 +35,7 @@ class Door:
         """The registry's answer, with an answer to its challenge if it has one. Raises Transient and Permanent."""
         answer = self.wire.call(method, url, {**headers, **self._shown})
         # A challenge of somebody else, whom the registry points to, gets nothing that is kept for the registry.
-        if answer.status != httpx.codes.UNAUTHORIZED or self._shown or answer.host != self.image.host:
+        if answer.status != httpx.codes.UNAUTHORIZED or self._shown or answer.host != wire.host_of(url):
             return answer
         shown = self._answered(answer.headers.get_list("WWW-Authenticate"))
         if shown is None:

@@ -46,6 +46,11 @@ def client(transport: httpx.BaseTransport | None = None) -> httpx.Client:
     return httpx.Client(transport=transport, headers=_HEADERS, mounts={} if transport else {"http://": None})
 
 
+def host_of(url: str | httpx.URL) -> str:
+    """The host and, unless it is the usual one, the port."""
+    return httpx.URL(url).netloc.decode()
+
+
 def scheme_of(host: str) -> str:
     """How a registry is spoken to."""
     return "http" if is_here(httpx.URL(f"//{host}").host) else "https"
@@ -97,7 +102,7 @@ class Wire:
             self._left_s()
             if len(body) > MAX_BODY_BYTES:
                 raise Permanent(f"its registry's answer has more than {MAX_BODY_BYTES} bytes")
-        return Answer(response.request.url.netloc.decode(), response.status_code, response.headers, bytes(body))
+        return Answer(host_of(response.request.url), response.status_code, response.headers, bytes(body))
 
     def _left_s(self) -> float:
         left_s = self.deadline - time.monotonic()
