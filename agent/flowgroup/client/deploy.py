@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from flowgroup import signing
 from flowgroup.bundles import pack
-from flowgroup.client import api, schedules
+from flowgroup.client import api, images, schedules
 from flowgroup.client import wish as wishes
 from flowgroup.client.author import AuthorSettings
 from flowgroup.client.cluster import Cluster
@@ -39,8 +39,8 @@ class Deployed:
     """
     What `deploy` did. `changed` is False when the same was there already, and nothing was uploaded or written.
 
-    `version` is the content's id, `address` where the bundle lies, `url` the deployment's page in Prefect's UI, and
-    `key_id` the public key that verifies the bundle, if it is signed.
+    `version` is the content's id, `address` where the bundle lies, `image` the image as it was stored, `url` the
+    deployment's page in Prefect's UI, and `key_id` the public key that verifies the bundle, if it is signed.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Deployed:
     version: str
     changed: bool
     address: str
+    image: str | None = None
     key_id: str | None = None
     url: str | None = None
 
@@ -62,6 +63,7 @@ def deploy(  # noqa: PLR0913  # an author says it all in one call
     schedule: Any = None,
     parameters: Mapping[str, Any] | None = None,
     image: str | None = None,
+    resolve_image: bool = True,
     store: str | None = None,
     env: Mapping[str, str | None] | None = None,
     start_script: str | None = None,
@@ -82,6 +84,9 @@ def deploy(  # noqa: PLR0913  # an author says it all in one call
     * cluster: `Cluster(workers=4)`; None: no Dask, the flow runs in its driver alone.
     * schedule: a cron string, seconds, a timedelta, Prefect's schedule objects, or a list; None leaves what is there,
       `[]` removes it. `paused`, `concurrency_limit` and `queue` are also left as they are when None.
+    * image: what runs on Kubernetes start in. It is stored with the digest that its registry says now, so that runs
+      keep it when the tag moves; where none is told within five seconds the tag stays alone, and a line says why.
+      `resolve_image=False` asks nobody.
     * store: where bundles and results lie (`s3://bucket/x`, `gs://…`, `az://…`, `file:///…`); by default
       `FLOWGROUP_STORE`, else `file://~/.flowgroup/store`.
     * include: patterns of more files beside the flow's that shall travel with it, such as `sql/*.sql`.
@@ -93,6 +98,7 @@ def deploy(  # noqa: PLR0913  # an author says it all in one call
     settings = AuthorSettings()
     wishes.require_names(flow, name)
     said = wishes.job_variables(cluster, image, start_script, env, job_variables)
+    said = images.pinned(said, settings.docker_config) if resolve_image else said
     sealed = {key: said.get(key) for key in ("image", "start_script", "env")}
     wish = Wish(
         flow=flow,
@@ -147,6 +153,7 @@ def _deployed(client: SyncPrefectClient, wish: Wish, place: _Place) -> Deployed:
         version=wish.packed.content_id,
         changed=changed,
         address=ref.address,
+        image=wish.variables.get("image"),
         key_id=ref.key_id,
         url=api.ui_address(deployment_id),
     )

@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--env", action="append", default=[], metavar="NAME=VALUE")
     add("--tag", action="append", default=[], metavar="TAG")
     add("--include", action="append", default=[], metavar="PATTERN", help="more files beside the flow's")
-    add("--image")
+    add("--image", help="what runs on Kubernetes start in, stored with the digest that its registry says")
+    add("--no-resolve-image", action="store_false", dest="resolve_image", help="store --image as it is")
     add("--start-script", type=Path, metavar="FILE", help="run by bash before the cluster's first run")
     add("--store", help="s3://, gs://, az:// or file:// (default: FLOWGROUP_STORE)")
     add("--signing-key", type=Path, metavar="FILE", help="default: FLOWGROUP_SIGNING_KEY")
@@ -83,6 +84,7 @@ def deploy_command(args: argparse.Namespace) -> int:
         include=args.include,
         start_script=_text(args.start_script),
         paused=args.paused,
+        resolve_image=args.resolve_image,
     )
     print(json.dumps(asdict(done), default=str) if args.json else _told(done))
     return 0
@@ -134,6 +136,8 @@ def _text(file: Path | None) -> str | None:
 def _told(done: "Deployed") -> str:
     what = "deployed" if done.changed else "unchanged"
     lines = [f"{what}  {done.name}  version {done.version[:12]}", f"bundle    {done.address}"]
+    if done.image:
+        lines.append(f"image     {done.image}")
     lines.append(f"signed    by key {done.key_id}" if done.key_id else "signed    no")
     if done.url:
         lines.append(f"in the UI {done.url}")

@@ -34,4 +34,6 @@ def _counted(roles: list[str]) -> str:
 
 
 def _named(pod: Pod) -> str:
-    return pod.image if pod.image == pod.image_id else f"{pod.image} ({pod.image_id})"
+    """By digest it is the same image, whatever else the two names say."""
+    digest = pod.image_id.partition("@")[2]
+    return pod.image if digest and pod.image.endswith(f"@{digest}") else f"{pod.image} ({pod.image_id})"
