@@ -33,6 +33,7 @@ from flowgroup.driver.shipper import Shipper
 from flowgroup.driver.topics import REPLY, forget, topic_of
 
 _CALL_TIMEOUT_S = 100.0
+_OPENING_S = 2.0  # a run may be over before its connection is made; then it is closed as well
 _PASSED = {"content-type", "retry-after", "prefect-maintenance"}
 
 
@@ -154,7 +155,7 @@ def current_client() -> distributed.Client:
 
 
 class Connection:
-    """The child's connection to the group's scheduler, made at the first task, and what comes back over it."""
+    """The child's connection to the group's scheduler, and what comes back over it."""
 
     def __init__(self, address: str, shipper: Shipper, api_url: str, token: str, own: Own) -> None:
         self._address = address
@@ -164,6 +165,7 @@ class Connection:
         self._token = token
         self._client: distributed.Client | None = None
         self._lock = threading.Lock()
+        self._opening = threading.Thread(target=self._open, name="flowgroup-dask", daemon=True)
         self.parts = Parts()
         self.in_flight = InFlight(self._pending)
 
@@ -180,13 +182,20 @@ class Connection:
             return self._client
 
     def __enter__(self) -> "Connection":
+        """It is made while the API is told that the run runs. Where it cannot be, the first task says why."""
         global _CONNECTION
         _CONNECTION = self
+        self._opening.start()
         return self
+
+    def _open(self) -> None:
+        with contextlib.suppress(Exception):
+            self.client()
 
     def __exit__(self, *_: object) -> None:
         global _CONNECTION
         _CONNECTION = None
+        self._opening.join(_OPENING_S)
         if self._client is not None:
             with contextlib.suppress(OSError, AttributeError):
                 self._client.run_on_scheduler(forget, topic_of(self._client.id))
