@@ -74,9 +74,9 @@ def _zygote(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_zygote(args: argparse.Namespace) -> int:
-    from flowgroup.driver.main import zygote_main
+    from flowgroup.driver import nursery
 
-    zygote_main(args.socket)
+    nursery.main(args.socket)
     return 0
 
 

@@ -1,10 +1,9 @@
-"""The driver's processes: the desk (`flowgroup driver`) and its zygote (`flowgroup zygote`)."""
+"""The driver's desk, as a process."""
 
 import asyncio
 import os
 import platform
 import signal
-import socket
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -32,7 +31,6 @@ from flowgroup.settings import (
     Settings,
     environment_for_user_code,
     environment_for_zygote,
-    profile_folder,
 )
 
 _log = log.get()
@@ -216,18 +214,3 @@ async def _watch_scheduler(stand: Stand, desk: Desk, address: str, place: Place)
     cause = f"The Dask scheduler at {address} ended, and what it held is lost. New runs get a new cluster; see its log."
     stand.fail(cause)
     desk.end_all(cause)
-
-
-def zygote_main(fd: int) -> None:
-    """The zygote's process: import everything once, then fork on request."""
-    from flowgroup.driver import warming
-    from flowgroup.driver.sampler import sampled
-    from flowgroup.driver.zygote import serve
-
-    oskit.die_with_parent(signal.SIGKILL)
-    with warming.one_thread():  # Dask imports numpy where it is installed
-        from flowgroup.driver import child, engine, preload, settle
-    engine.check()
-    preload.preload()
-    run = versions.or_asked(sampled(child.run, profile_folder()))
-    serve(socket.socket(fileno=fd), warming.settled(run), warming.preparing(run, settle.take_on))
