@@ -82,6 +82,81 @@ def crashed(world: World, runs: dict[str, str]) -> dict[str, str]:
     return {name: world.stack.message(run) for name, run in runs.items()}
 
 
+def test_what_is_not_there_is_said_by_name_in_time(world: World, lab: str) -> None:
+    secret(world, "half", one="1")
+
+    def key(name: str, key: str) -> dict[str, Any]:
+        return {"env_value_from": {"A": {"secretKeyRef": {"name": name, "key": key}}}, "workers": 0}
+
+    lost = {"volumes": [{"name": "v", "secret": {"secretName": "lost-volume"}}]}
+    messages = crashed(
+        world,
+        {
+            "secret": world.start(lab, key("lost-secret", "x"), what="dask_itself"),
+            "key": world.start(lab, key("half", "two"), what="dask_itself"),
+            "volume": world.start(
+                lab,
+                {**lost, "volume_mounts": [{"name": "v", "mountPath": "/v"}], "workers": 0},
+                what="dask_itself",
+            ),
+        },
+    )
+    assert 'secret "lost-secret" not found' in messages["secret"]
+    assert "key two in Secret" in messages["key"]
+    assert 'secret "lost-volume" not found' in messages["volume"]
+    assert all("Make it in the namespace of clusters" in message for message in messages.values())
+
+
+def test_what_may_not_be_is_refused_by_name(world: World, lab: str) -> None:
+    messages = crashed(
+        world,
+        {
+            "account": world.start(lab, {"service_account": "mighty"}, what="dask_itself"),
+            "block": world.start(lab, {"env": {"A": "{{ prefect.blocks.secret.there-is-none }}"}}, what="dask_itself"),
+        },
+    )
+    assert "service_account is 'mighty'" in messages["account"]
+    assert "allowed are: deployer, etl" in messages["account"]
+    assert "no block 'there-is-none' of type 'secret'" in messages["block"]
+
+
+def test_an_image_of_ones_own_that_lacks_something_is_said_and_so_is_a_start_script_that_fails(
+    world: World,
+    lab: str,
+    bare_image: str,
+) -> None:
+    fails = world.start(lab, {"start_script": "echo first\nfalse\necho never\n", "workers": 0}, what="dask_itself")
+    messages = crashed(
+        world,
+        {
+            "bare": world.start(lab, {"image": bare_image, "workers": 0}, what="dask_itself"),
+            "no python": world.start(lab, {"image": "localhost/pause:1", "workers": 0}, what="dask_itself"),
+            "fails": fails,
+        },
+    )
+    assert "the Python package flowgroup is not in it" in messages["bare"]
+    assert "there is no python in it" in messages["no python"]
+    assert all("install flowgroup[runtime] in it" in messages[name] for name in ("bare", "no python"))
+    assert "the start script ended with status 1. Its last lines:\nfirst" in messages["fails"]
+    said = [entry["message"] for entry in world.stack.logs(fails) if entry["name"] == "flowgroup.start_script"]
+    assert said == ["first", "the start script ended with status 1"]
+
+
+@pytest.fixture(scope="module")
+def bare_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Python and nothing else."""
+    if not real.is_shared(real.kubeconfig()):
+        pytest.skip("images are built here by ../shared/cluster only")
+    folder: Path = tmp_path_factory.mktemp("bare")
+    (folder / "Dockerfile").write_text("FROM python:3.11-slim\nENV BARE=1\n")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            [str(real.SHARED), "build", "docker.io/library/flowgroup-bare:e2e", str(folder)], check=True, timeout=300
+        )
+    return "docker.io/library/flowgroup-bare:e2e"
+
+
+# The last one: its clusters have workers, and are kept for a while.
 def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: World, lab: str, volume: str) -> None:
     secret(world, "db", password=WORD, user="me")
     _apply(world, "v1", "ConfigMap", "site", data={"SITE": "north", "app.ini": "x = 1"})
@@ -163,77 +238,3 @@ def test_what_a_deployment_refers_to_reaches_its_run_and_its_workers(world: Worl
     assert told_again["run"]["TOKEN_OF_BLOCK"] == "Bearer changed"
     assert [told_again[where]["DASK_FLOWGROUP_TEST"] for where in ("run", "worker")] == ["changed", "changed"]
     assert world.stack.cluster_of(again) != world.stack.cluster_of(run)
-
-
-def test_what_is_not_there_is_said_by_name_in_time(world: World, lab: str) -> None:
-    secret(world, "half", one="1")
-
-    def key(name: str, key: str) -> dict[str, Any]:
-        return {"env_value_from": {"A": {"secretKeyRef": {"name": name, "key": key}}}, "workers": 0}
-
-    lost = {"volumes": [{"name": "v", "secret": {"secretName": "lost-volume"}}]}
-    messages = crashed(
-        world,
-        {
-            "secret": world.start(lab, key("lost-secret", "x"), what="dask_itself"),
-            "key": world.start(lab, key("half", "two"), what="dask_itself"),
-            "volume": world.start(
-                lab,
-                {**lost, "volume_mounts": [{"name": "v", "mountPath": "/v"}], "workers": 0},
-                what="dask_itself",
-            ),
-        },
-    )
-    assert 'secret "lost-secret" not found' in messages["secret"]
-    assert "key two in Secret" in messages["key"]
-    assert 'secret "lost-volume" not found' in messages["volume"]
-    assert all("Make it in the namespace of clusters" in message for message in messages.values())
-
-
-def test_what_may_not_be_is_refused_by_name(world: World, lab: str) -> None:
-    messages = crashed(
-        world,
-        {
-            "account": world.start(lab, {"service_account": "mighty"}, what="dask_itself"),
-            "block": world.start(lab, {"env": {"A": "{{ prefect.blocks.secret.there-is-none }}"}}, what="dask_itself"),
-        },
-    )
-    assert "service_account is 'mighty'" in messages["account"]
-    assert "allowed are: deployer, etl" in messages["account"]
-    assert "no block 'there-is-none' of type 'secret'" in messages["block"]
-
-
-def test_an_image_of_ones_own_that_lacks_something_is_said_and_so_is_a_start_script_that_fails(
-    world: World,
-    lab: str,
-    bare_image: str,
-) -> None:
-    fails = world.start(lab, {"start_script": "echo first\nfalse\necho never\n", "workers": 0}, what="dask_itself")
-    messages = crashed(
-        world,
-        {
-            "bare": world.start(lab, {"image": bare_image, "workers": 0}, what="dask_itself"),
-            "no python": world.start(lab, {"image": "localhost/pause:1", "workers": 0}, what="dask_itself"),
-            "fails": fails,
-        },
-    )
-    assert "the Python package flowgroup is not in it" in messages["bare"]
-    assert "there is no python in it" in messages["no python"]
-    assert all("install flowgroup[runtime] in it" in messages[name] for name in ("bare", "no python"))
-    assert "the start script ended with status 1. Its last lines:\nfirst" in messages["fails"]
-    said = [entry["message"] for entry in world.stack.logs(fails) if entry["name"] == "flowgroup.start_script"]
-    assert said == ["first", "the start script ended with status 1"]
-
-
-@pytest.fixture(scope="module")
-def bare_image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Python and nothing else."""
-    if not real.is_shared(real.kubeconfig()):
-        pytest.skip("images are built here by ../shared/cluster only")
-    folder: Path = tmp_path_factory.mktemp("bare")
-    (folder / "Dockerfile").write_text("FROM python:3.11-slim\nENV BARE=1\n")
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            [str(real.SHARED), "build", "docker.io/library/flowgroup-bare:e2e", str(folder)], check=True, timeout=300
-        )
-    return "docker.io/library/flowgroup-bare:e2e"
