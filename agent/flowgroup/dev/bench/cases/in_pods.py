@@ -16,6 +16,7 @@ from flowgroup.dev.bench.sides import Bench, Side
 from flowgroup.errors import Permanent
 
 _DUE_S, _BETWEEN_S = 120.0, 20.0
+_GONE_S, _LOOK_S = 120.0, 1.0
 _COLD_TIMEOUT_S = 180.0
 _REASON = 300
 _BURST_TARGETS = {"burst: runs a minute": (at_least(10, "ratio"),), "burst: HTTP calls a run": (at_most(5),)}
@@ -49,7 +50,9 @@ def from_nothing(bench: Bench, side: Side) -> Iterator[Figure]:
     steps: dict[str, list[float]] = defaultdict(list)
     failed: Counter[str] = Counter()
     names = sorted(name for name in side.deployments if name.startswith(COLD))
+    others = _pods(side)
     for name in names:
+        _wait_for(side, others)
         try:
             run, at = _first_task(bench, side.deployments[name])
         except Permanent as exc:
@@ -69,6 +72,19 @@ def ahead(bench: Bench, side: Side) -> Iterator[Figure]:
     names = sorted(name for name in side.deployments if name.startswith(AHEAD))
     due = [(side.deployments[name], first + number * _BETWEEN_S) for number, name in enumerate(names)]
     yield Figure("scheduled ahead, no cluster yet: late by", "s", lateness(bench, due), (at_most(0.5, "max"),))
+
+
+def _pods(side: Side) -> int:
+    return len(side.there.listed("pods", side.there.jobs)) if side.there else 0
+
+
+def _wait_for(side: Side, pods: int) -> None:
+    """Until the cluster before is gone: to take it away costs the two cores as much as to make one."""
+    deadline = time.monotonic() + _GONE_S
+    while _pods(side) > pods:
+        if time.monotonic() > deadline:
+            raise Permanent(f"the cluster of the run before is there after {_GONE_S:.0f} s")
+        time.sleep(_LOOK_S)
 
 
 def _steps(side: Side, run: str, at: dict[str, float]) -> dict[str, float]:
