@@ -23,7 +23,7 @@ _OF_THE_CALL = ("task_run_context", "tags_context", "asset_context")
 
 
 class _Unsaid(SettingsContext):
-    """Settings that are read as usual, and of which nothing goes along: to write all of them down takes 50 ms."""
+    """Settings that are read as usual, and of which nothing goes along: to write all of them down takes 25 ms."""
 
     def serialize(self, include_secrets: bool = True) -> dict[str, Any]:
         return {}

@@ -23,12 +23,12 @@ _MAX_NAME = 200
 class Newcomers:
     """What is imported from now on. Only that is touched: to look through all modules after a fork copies their memory."""
 
-    def __init__(self, after: str | None = None) -> None:
-        """`after`: the module that was the last one then; None: now."""
-        self._last = after or _last()
+    def __init__(self, after: str | None) -> None:
+        """`after`: the module that was the last one then; None, or one that is gone: whatever is there is new."""
+        self._last = after
 
     def take(self) -> list[str]:
-        """Names that have come since the last call, in the order in which their imports ended; all if that is not known."""
+        """Names that have come since the last call, in the order in which their imports ended."""
         while True:
             with contextlib.suppress(RuntimeError):  # another thread imports something meanwhile
                 new = list(itertools.takewhile(lambda name: name != self._last, reversed(sys.modules)))
@@ -36,26 +36,21 @@ class Newcomers:
                 return new[::-1]
 
 
-_known: frozenset[str] | None = None
+_known: frozenset[str] = frozenset()
 _marked: str | None = None
-_own: Newcomers | None = None
-
-
-def _last() -> str:
-    return next(reversed(sys.modules))
+_news = Newcomers(None)
 
 
 def mark() -> None:
     """In a zygote or template, before it forks: what is imported now is not news of any child."""
-    global _known, _marked, _own
-    _known, _marked = frozenset(sys.modules), _last()
-    _own = Newcomers()
+    global _known, _marked, _news
+    _known, _marked = frozenset(sys.modules), next(reversed(sys.modules))
+    _news = Newcomers(_marked)
 
 
-def since_fork() -> tuple[list[str], Newcomers]:
-    """Of a child: what it has imported, and who takes what comes. In a process that was not forked, all modules."""
-    later = Newcomers()
-    return (list(sys.modules) if _marked is None else Newcomers(_marked).take()), later
+def since_fork() -> Newcomers:
+    """What a child imports: nothing of a run's own is imported before. In a process that was not forked, all modules."""
+    return Newcomers(_marked)
 
 
 def news() -> Iterator[list[str]]:
@@ -66,9 +61,9 @@ def news() -> Iterator[list[str]]:
 
     Nothing in a process that was not forked.
     """
-    if _known is None or _own is None:
+    if _marked is None:
         return
-    new = [(name, sys.modules.get(name)) for name in _own.take() if name not in _known]
+    new = [(name, sys.modules.get(name)) for name in _news.take() if name not in _known]
     names = [name for name, module in new if len(name) <= _MAX_NAME and _is_its_own(name, module)]
     for start in range(0, len(names), _NAMES_A_NOTE):
         yield names[start : start + _NAMES_A_NOTE]

@@ -26,13 +26,12 @@ class Own:
 
     places: frozenset[Path]
     _names: frozenset[str] = field(default=frozenset(), init=False)
-    _later: installed.Newcomers = field(init=False)
+    _new: installed.Newcomers = field(default_factory=installed.since_fork, init=False)
 
     def __post_init__(self) -> None:
         found = {name for place in self.places for name in _below(place)}
         self._names = frozenset(name for name in found if bundles.is_own(name, self.places))
-        loaded, self._later = installed.since_fork()  # before the fork nothing of a run's own is imported
-        self._register(loaded)
+        self.register()
 
     def names(self) -> frozenset[str]:
         """The top-level names that an import statement may mean by one of the run's own modules; never our package's."""
@@ -41,11 +40,7 @@ class Own:
 
     def register(self) -> None:
         """From now on whatever of these modules is loaded goes to workers by value. Cheap when nothing new was imported."""
-        if new := self._later.take():
-            self._register(new)
-
-    def _register(self, names: list[str]) -> None:
-        modules = [module for name in names if (module := sys.modules.get(name)) is not None]
+        modules = [module for name in self._new.take() if (module := sys.modules.get(name)) is not None]
         for place in self.places:
             bundles.register_by_value(place, modules)
 

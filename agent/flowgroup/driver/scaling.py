@@ -58,9 +58,7 @@ class Scaling:
         while True:
             try:
                 self.look()
-            except (
-                Exception
-            ):  # Dask's inside, which may be another in another version: whatever comes, the scheduler lives
+            except Exception:  # Dask's inside may be another in another version: whatever comes, the scheduler lives
                 _logger.exception("flowgroup cannot see what this scheduler has to do")
                 self.level = {}
             with suppress(TimeoutError):

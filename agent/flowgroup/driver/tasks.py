@@ -189,7 +189,7 @@ class Connection:
         return self
 
     def _open(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(OSError):
             self.client()
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Whose certificates a store's address is checked against, read once for a process and its forks: that takes 20 ms."""
+"""Whose certificates a store's address is checked against, read once for a process and its forks: that takes 50 ms."""
 
 import ssl
 from functools import cache

@@ -25,22 +25,10 @@ _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "RunContainerError
 _EXEC = re.compile(r'exec:? "?([^"\s:]+)"?: (?:executable file not found|stat|no such file|permission denied)')
 # What a process of ours imports before any code of an author's: that this is not there is the image's fault.
 _NEEDED = (
-    *(
-        "flowgroup",
-        "prefect",
-        "prefect_dask",
-        "dask",
-        "distributed",
-        "cloudpickle",
-        "tornado",
-        "msgpack",
-        "click",
-        "yaml",
-    ),
-    *("certifi", "cryptography", "httpx", "obstore", "prometheus_client", "pydantic", "pydantic_settings", "starlette"),
-    *("structlog", "tenacity", "threadpoolctl", "uvicorn", "websockets"),
+    "flowgroup prefect prefect_dask dask distributed cloudpickle tornado msgpack click yaml certifi cryptography httpx obstore "
+    "prometheus_client pydantic pydantic_settings starlette structlog tenacity threadpoolctl uvicorn websockets"
 )
-_OURS = "|".join(name.replace("_", "[_-]") for name in _NEEDED)
+_OURS = "|".join(name.replace("_", "[_-]") for name in _NEEDED.split())
 _MODULE = re.compile(rf"No module named '?({_OURS})(?![\w-])")
 _PACKAGE = re.compile(rf"No package metadata was found for ({_OURS})(?![\w-])")
 _CRASHES = 3
