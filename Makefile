@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PEER := .venv-peer/ready
+# How many files of tests run side by side; 0: one after the other, in one process.
+JOBS ?= 2
+SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
 .PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes profile lock image chart clean
 .DEFAULT_GOAL := setup
@@ -45,8 +48,8 @@ $(PEER): requirements/peer.lock | setup
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile
 
-test: setup  ## all tests but those that need a Kubernetes cluster
-	@$(BIN)/python -m pytest -m "not e2e"
+test: setup  ## all tests but those that need a Kubernetes cluster, JOBS files at once
+	@$(BIN)/python -m pytest -m "not e2e" $(SIDE_BY_SIDE)
 
 e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, ../shared/cluster, or a kind cluster made for it; some by E2E="tests/e2e"
 	@deploy/e2e.sh $(BIN)/python -m pytest -m e2e $(E2E)
@@ -54,7 +57,7 @@ e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, ../shared/cluster, or a
 STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_dask.py tests/real/test_both_runners.py tests/real/test_prefect_deployments.py
 
 test-stock: setup  ## tests on the whole stack again, without our changes to Prefect's engine
-	@FLOWGROUP_DRIVER_LEAN=false $(BIN)/python -m pytest $(STOCK)
+	@FLOWGROUP_DRIVER_LEAN=false $(BIN)/python -m pytest $(STOCK) $(SIDE_BY_SIDE)
 
 check: setup  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet agent tests
