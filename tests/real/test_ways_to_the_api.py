@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.fakes.front import Front, serving
+from flowgroup.dev.front import Front, serving
 from tests.real.stack import Stack, stack, wait_for
 
 pytestmark = pytest.mark.real
