@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 _CHUNK_BYTES = 64 * 1024
 _HEAD_BYTES = 1024 * 1024
 _LOOPBACK = "127.0.0.1"
+LOCALHOST = "localhost"  # what its certificate is for
 _FILLERS = 8
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what is not sent yet is dropped, and the other side is told so by RST
 _GIVES_UP_S = 10.0
@@ -146,7 +147,8 @@ class Front:
             self._connected, _LOOPBACK, self._port, ssl=context, limit=_HEAD_BYTES, reuse_address=True
         )
         self._port = self._listening.sockets[0].getsockname()[1]
-        self.url = f"http{'s' if self.tls else ''}://{_LOOPBACK}:{self._port}{self.prefix}"
+        at = f"https://{LOCALHOST}" if self.tls else f"http://{_LOOPBACK}"
+        self.url = f"{at}:{self._port}{self.prefix}"
 
     async def end(self) -> None:
         if self._listening is not None:

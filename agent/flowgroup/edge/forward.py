@@ -263,4 +263,5 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
 def _cause(exc: httpx.HTTPError) -> str:
     if isinstance(exc, httpx.TimeoutException):
         return f"no answer in time: {type(exc).__name__}"
-    return f"cannot be reached: {type(exc).__name__}"
+    found = tls.certificate_trouble(exc)
+    return f"cannot be reached: {found or type(exc).__name__}"

@@ -19,7 +19,7 @@ from typing import Any
 from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
-from flowgroup.errors import Permanent, Refused
+from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import ClusterName
@@ -153,7 +153,7 @@ class Local:
         return self.folder / "daemon.sock"
 
     async def relay(self) -> Endpoint:
-        """The relay's socket; starts the relay if it does not run. Raises Permanent when it does not come up."""
+        """The relay's socket; starts the relay if it does not run. Raises Transient when it does not come up."""
         socket, state = self.folder / "relay.sock", self.folder / "relay.json"
         running = _running(_json(state))
         if running and is_alive(running) and socket.exists():
@@ -173,7 +173,7 @@ class Local:
         deadline = asyncio.get_running_loop().time() + _RELAY_START_S
         while not socket.exists():
             if not is_alive(started) or asyncio.get_running_loop().time() > deadline:
-                raise Permanent(f"the relay does not start. Its last lines:\n{_tail(self.folder / 'relay.log')}")
+                raise Transient(f"the relay does not start. Its last lines:\n{_tail(self.folder / 'relay.log')}")
             await asyncio.sleep(0.02)
         return Endpoint.at(socket)
 

@@ -109,14 +109,25 @@ def _showing(cert: Path, key: Path) -> ssl.SSLContext:
 
 def explained(error: BaseException, at: Endpoint | None) -> str | None:
     """What a failed call says about the TLS of a room of ours, with the remedy; None if TLS was not what failed."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, ssl.SSLError):
-        found = found.__cause__ or found.__context__
+    found = _in_chain(error)
     if at is None or found is None:
         return None
     if isinstance(found, ssl.SSLCertVerificationError):
         return f"{at}: {found.verify_message}. {_remedy(found.verify_code, at)}"
     return f"{at}: {found.reason or found}. Is it the right port, and does it speak TLS?"
+
+
+def certificate_trouble(error: BaseException) -> str | None:
+    """What is wrong with somebody else's certificate; None if that was not what failed."""
+    found = _in_chain(error)
+    return f"its certificate: {found.verify_message}" if isinstance(found, ssl.SSLCertVerificationError) else None
+
+
+def _in_chain(error: BaseException) -> ssl.SSLError | None:
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, ssl.SSLError):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def _remedy(code: int, at: Endpoint) -> str:

@@ -32,10 +32,11 @@ def judge(status: int, body: bytes | None) -> Verdict:
 
 class Patience:
     """
-    How often a doubtful answer came to the same call of the same attempt.
+    How often a doubtful answer came to the same call of the same attempt, while the API answered other things: in an
+    outage nothing is learned of the call.
 
-    The child waits for the first few. Then, if the API answers other things, it is this call which it will
-    never take, and the child is told: else a call that always gives 500 would hang its run for ever.
+    The child waits for the first few. Then it is this call which the API will never take, and the child is told:
+    else a call that always gives 500 would hang its run for ever.
     """
 
     def __init__(self, *, tries: int = 5, most: int = 10_000) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 from starlette.requests import Request
@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import door, named, paths, rules
+from flowgroup.relay import door, leases, named, paths, rules
+from flowgroup.relay.leases import Leases
 from flowgroup.relay.outage import Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
@@ -31,6 +32,8 @@ _CREDENTIALS = (401, 403)
 _LOCKED_S = 2.0
 _LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
+_UNWELL_S = 1.0
+_NO_ANSWER = 0
 
 _Answer = tuple[httpx.Response, bytes | None]
 
@@ -58,8 +61,10 @@ class Proxy:
         self._owners = owners
         self._settings = settings
         self._patience = Patience()
+        self._leases = Leases(attempts, upstream, hold_s=settings.hold_s)
         self._pending: Pending[_Answer] = Pending(lambda answer: not answer[0].is_server_error)
         self._quiet_until: dict[int, float] = {}
+        self._unwell_until = 0.0
 
     async def handle(self, request: Request) -> Response:
         """Starlette's endpoint. Whatever the outside does, it answers."""
@@ -68,10 +73,15 @@ class Proxy:
             return _counted("unknown_yet" if attempt.status_code == _UNAVAILABLE else "unauthorized", attempt)
         try:
             passed = await self._judged(request, attempt)
-            return passed if isinstance(passed, Response) else await self._sent(request, passed)
+            if isinstance(passed, Response):
+                return passed
+            if passed.allow.route == leases.RENEW:
+                return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
+            return await self._sent(request, passed)
         except forward.BodyRefused as exc:
             return _counted("too_large", exc.answer)
         except Transient as exc:
+            self._tell_away(exc)
             return _counted("away", forward.away(f"Prefect's API: {exc}", retry_after_s=exc.retry_after_s))
 
     async def _judged(self, request: Request, attempt: OpenAttempt) -> Passed | Response:
@@ -106,12 +116,16 @@ class Proxy:
 
     async def _sent(self, request: Request, passed: Passed) -> Response:
         """What the API made of it, as the child is told. Raises Transient when the child is to wait."""
+        if passed.allow.route == leases.GIVE:
+            passed = replace(passed, body=self._leases.given(passed.body))
         response, small = await self._exchanged(request, passed)
         if await self._is_outage(passed, request.method, response.status_code, small):
             await response.aclose()
             asked = retry_after_s(response.headers)
             raise Transient(f"it answered {response.status_code}", retry_after_s=asked)
         _remember(passed, response, small)
+        if passed.allow.route == leases.TAKE and small and response.is_success:
+            self._leases.taken(passed.body, small)
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
 
     async def _exchanged(self, request: Request, passed: Passed) -> _Answer:
@@ -130,7 +144,9 @@ class Proxy:
 
     def _outgoing(self, request: Request, passed: Passed) -> httpx.Request:
         headers = request.headers.raw
-        if passed.allow.makes:  # its answer is read here, so it must not be compressed
+        if (
+            passed.allow.makes or passed.allow.route == leases.TAKE
+        ):  # its answer is read here, so it must not be compressed
             headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
         return self._upstream.request(
             request.method,
@@ -167,18 +183,37 @@ class Proxy:
         self._tell(status, passed.allow.route)
         if verdict is Verdict.WAIT:
             return True
-        return not (self._patience.is_over(*call) and await self._answers_at_all(passed.left_s))
+        return not await self._answers_at_all(passed.left_s) or not self._patience.is_over(*call)
+
+    def _is_said(self, status: int) -> bool:
+        """Whether this was logged within the last minute. If not, it is to be said now."""
+        now = time.monotonic()
+        if now < self._quiet_until.get(status, now):
+            return True
+        self._quiet_until[status] = now + _QUIET_S
+        return False
+
+    def _tell_away(self, exc: Transient) -> None:
+        if not self._is_said(_NO_ANSWER):
+            log.get().warning("api_away", reason=str(exc), then="runs wait until it is there again")
 
     def _tell(self, status: int, route: str) -> None:
         """Log, for the operator: each status once a minute."""
-        now = time.monotonic()
-        if now < self._quiet_until.get(status, now):
+        if self._is_said(status):
             return
-        self._quiet_until[status] = now + _QUIET_S
         remedy = "check the API key or auth string" if status in _CREDENTIALS else "runs wait until it is well again"
         log.get().error("api_in_trouble", status=status, route=route, remedy=remedy)
 
     async def _answers_at_all(self, hold_s: float) -> bool:
+        """Whether the API is well otherwise. That it is not is known for a second, to all calls."""
+        if time.monotonic() < self._unwell_until:
+            return False
+        is_well = await self._is_ready(hold_s)
+        if not is_well:
+            self._unwell_until = time.monotonic() + _UNWELL_S
+        return is_well
+
+    async def _is_ready(self, hold_s: float) -> bool:
         probe = self._upstream.request("GET", "/ready", query=b"", headers=[], body=b"", hold_s=hold_s)
         try:
             response, _ = await forward.exchange(self._upstream.client, probe, hold_s=hold_s)

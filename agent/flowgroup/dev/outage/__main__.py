@@ -1,0 +1,137 @@
+"""`python -m flowgroup.dev.outage`: runs through every trouble; adds to `outage.jsonl`, and writes `docs/outage.md` from it."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from flowgroup.dev.bench.sides import Bench
+from flowgroup.dev.front import FAULTS
+from flowgroup.dev.minder import minded, sweep
+from flowgroup.dev.outage.cases import Row, Size, fault, kills, relay_gone, through
+from flowgroup.dev.outage.judge import without_zeros
+from flowgroup.dev.outage.report import OURS, THEIRS, missed, page
+from flowgroup.dev.outage.stand import Ours, Stand, ours, theirs
+from flowgroup.dev.patient import api_at
+from flowgroup.dev.server import start_prefect_server
+from flowgroup.dev.service import ends_like_ctrl_c
+from flowgroup.errors import FlowgroupError
+
+_PREFIX = "flowgroup-outage-"
+_WRITTEN, _PAGE = Path("outage.jsonl"), Path("docs/outage.md")
+_SHORT_S, _LONG_S, _KILLS = 45, 180, 30
+_FEW_S, _FEW_KILLS = 12, 3
+_LONG = ("500", "black hole")
+_GONE = "relay gone"
+Case = Callable[[Stand], Row]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 when nothing of ours missed what it was to reach."""
+    args = _parser().parse_args(argv)
+    ends_like_ctrl_c()
+    sweep(_PREFIX)
+    rows: list[Row] = []
+    with _bench() as bench:
+        if not args.without_peer:
+            with theirs(bench) as stand:
+                rows += _measured(stand, THEIRS, _theirs(args.few), args.only)
+        with ours(bench) as own:
+            rows += _measured(own, OURS, _ours(args.few), args.only)
+        if args.keep:
+            args.keep.mkdir(parents=True, exist_ok=True)
+            _keep(bench, args.keep)
+    if not args.few:
+        _write(rows)
+    return int(any(missed(row) for row in rows if row["side"] == OURS))
+
+
+def _ours(few: bool) -> Mapping[str, Case]:
+    span_s, long_s, count = (_FEW_S, _FEW_S, _FEW_KILLS) if few else (_SHORT_S, _LONG_S, _KILLS)
+    size = Size(runs=2) if few else Size()
+    cases: dict[str, Case] = {
+        name: partial(through, case=name, trouble=fault(name), span_s=span_s, size=size) for name in FAULTS
+    }
+    cases[_GONE] = partial(through, case=_GONE, trouble=relay_gone, span_s=span_s, size=size)
+    for name, trouble in (*((name, fault(name)) for name in _LONG), (_GONE, relay_gone)):
+        long = f"{name}, {long_s} s"
+        cases[long] = partial(through, case=long, trouble=trouble, span_s=long_s, size=size)
+    killed = f"relay killed {count} times"
+
+    def many(stand: Stand) -> Row:
+        assert isinstance(stand, Ours)
+        return kills(stand, killed, count, size)
+
+    return {**cases, killed: many}
+
+
+def _theirs(few: bool) -> Mapping[str, Case]:
+    span_s, size = (_FEW_S, Size(runs=2)) if few else (_SHORT_S, Size())
+    return {"500": partial(through, case="500", trouble=fault("500"), span_s=span_s, size=size)}
+
+
+def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence[str]) -> list[Row]:
+    rows = []
+    for name, case in cases.items():
+        if only and not any(part in name for part in only):
+            continue
+        _say(f"{side}: {name}")
+        row = {"side": side, "at": datetime.now(UTC).isoformat(timespec="seconds"), **case(stand)}
+        _say(f"  {_in_words(row)}")
+        rows.append(row)
+    return rows
+
+
+def _in_words(row: Row) -> str:
+    held = f", held for at most {row['held_s']:.2f} s" if row["held_s"] is not None else ""
+    more = "; ".join([*row["odd"], *(f"{name} ended" for name in row["exits"]), row["trouble"]])
+    return f"wrong: {without_zeros(row['wrong'])}; drained after {row['drained_s']} s{held}; {more}"
+
+
+def _write(rows: list[Row]) -> None:
+    with _WRITTEN.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    _PAGE.parent.mkdir(exist_ok=True)
+    _PAGE.write_text(page([json.loads(line) for line in _WRITTEN.read_text().splitlines()]))
+    _say(f"added to {_WRITTEN}, written to {_PAGE}")
+
+
+def _keep(bench: Bench, into: Path) -> None:
+    for log in bench.mind.folder.rglob("*.log"):
+        (into / "-".join(log.relative_to(bench.mind.folder).parts)).write_bytes(log.read_bytes())
+
+
+@contextmanager
+def _bench() -> Iterator[Bench]:
+    with minded(Path(tempfile.mkdtemp(prefix=_PREFIX)), remove=True) as mind:
+        _say("starting a Prefect server")
+        url = start_prefect_server(mind, cache=Path.home() / ".cache" / "flowgroup", for_measuring=True)
+        with api_at(url) as api:
+            yield Bench(mind, url, api)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flowgroup.dev.outage")
+    parser.add_argument("only", nargs="*", metavar="PART", help="only cases that have this in their name")
+    parser.add_argument("--few", action="store_true", help="short troubles and few runs: to see that it works")
+    parser.add_argument("--without-peer", action="store_true", help="ours alone")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy all logs there in the end")
+    return parser
+
+
+def _say(text: str) -> None:
+    print(f"\N{BULLET} {datetime.now(UTC):%H:%M:%S} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except FlowgroupError as exc:
+        sys.exit(f"flowgroup: {exc}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,217 @@
+"""Runs through a trouble: what is said before, meanwhile and afterwards, and what the API has of it in the end."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+from flowgroup.dev.bench import runs
+from flowgroup.dev.front import FAULTS, Fault
+from flowgroup.dev.outage.judge import Told, busiest, entries_in_order, judged, number_of
+from flowgroup.dev.outage.stand import Ours, Stand
+from flowgroup.errors import Permanent
+
+_PAGE, _LIVE_S = 200, 2.0
+_LOOK_S, _DRAIN_LIMIT_S = 0.5, 120.0
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_SETTLED_S = 20.0
+_MINUTE_S = 60.0
+_AGAIN_S = 0.05
+_BACK_S = 30.0
+_BETWEEN_KILLS_S = (0.5, 2.5)
+
+Row = dict[str, Any]
+Trouble = Callable[[Stand], AbstractContextManager[None]]
+
+
+class Size(NamedTuple):
+    """`runs` go on through all of it, each with `per_s` lines a second; one more ends in its middle, and two begin there."""
+
+    runs: int = 4
+    per_s: int = 10
+    before_s: int = 5
+    after_s: int = 15
+
+
+def fault(name: str) -> Trouble:
+    """The API is as this says."""
+    return lambda stand: _wrong(stand, FAULTS[name])
+
+
+@contextmanager
+def _wrong(stand: Stand, how: Fault) -> Iterator[None]:
+    stand.front.go_wrong(how)
+    try:
+        yield
+    finally:
+        stand.front.heal()
+
+
+@contextmanager
+def relay_gone(stand: Stand) -> Iterator[None]:
+    """Each time that the daemon has started it again, it is killed."""
+    assert isinstance(stand, Ours)
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(_AGAIN_S):
+            stand.kill_relay()
+
+    keeping = threading.Thread(target=keep, name="killer")
+    keeping.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeping.join()
+
+
+def through(stand: Stand, case: str, trouble: Trouble, span_s: int, size: Size) -> Row:
+    """The whole of one trouble. Raises Permanent when the runs do not even begin."""
+    per_s = size.per_s
+    whole = (size.before_s + span_s + size.after_s) * per_s
+    short = (size.before_s + span_s // 2) * per_s
+    wanted = dict.fromkeys(_asked(stand, size.runs, whole, per_s), whole)
+    wanted |= dict.fromkeys(_asked(stand, 1, short, per_s), short)
+    long = list(wanted)[: size.runs]
+    runs.wait_running(stand.bench.api, list(wanted))
+    stand.exits()
+    time.sleep(size.before_s)
+    began = time.monotonic()
+    with trouble(stand):
+        time.sleep(span_s / 2)
+        late = _asked(stand, 2, size.after_s * per_s, per_s)
+        time.sleep(span_s - (time.monotonic() - began))
+    healed = time.monotonic()
+    drained_s = _drained_s(stand, long, healed)
+    wanted |= dict.fromkeys(late, size.after_s * per_s)
+    return {
+        **_ended(stand, case, wanted, per_s),
+        "seconds": span_s,
+        "drained_s": drained_s,
+        **_calls(stand, began, healed, size.before_s),
+    }
+
+
+def kills(stand: Ours, case: str, count: int, size: Size) -> Row:
+    """The relay is killed by SIGKILL, again and again, under load."""
+    lines = round(count * 4.0 + size.after_s) * size.per_s
+    wanted = dict.fromkeys(_asked(stand, size.runs, lines, size.per_s), lines)
+    runs.wait_running(stand.bench.api, list(wanted))
+    stand.exits()
+    began = time.monotonic()
+    for _ in range(count):
+        time.sleep(random.uniform(*_BETWEEN_KILLS_S))  # noqa: S311
+        _kill(stand)
+    healed = time.monotonic()
+    drained_s = _drained_s(stand, list(wanted), healed)
+    return {
+        **_ended(stand, case, wanted, size.per_s),
+        "seconds": round(healed - began),
+        "drained_s": drained_s,
+        **_calls(stand, began, healed, size.before_s),
+    }
+
+
+def _kill(stand: Ours) -> None:
+    deadline = time.monotonic() + _BACK_S
+    while not stand.kill_relay():
+        if time.monotonic() > deadline:
+            raise Permanent(f"the relay was not started again within {_BACK_S:.0f} s")
+        time.sleep(_AGAIN_S)
+
+
+def _asked(stand: Stand, count: int, lines: int, per_s: int) -> list[str]:
+    """Runs, asked for at the server itself."""
+    say = {"lines": lines, "per_s": per_s, "asks_every_s": stand.asks_every_s}
+    return [runs.start(stand.bench.api, stand.deployment, **say) for _ in range(count)]
+
+
+def _drained_s(stand: Stand, asked: list[str], healed: float) -> float | None:
+    """From the end of the trouble until the newest line of every run is young; None if that is not within two minutes."""
+    late = set(asked)
+    while late:
+        if time.monotonic() - healed > _DRAIN_LIMIT_S:
+            return None
+        late = {run for run in late if not _is_live(stand, run)}
+        time.sleep(_LOOK_S if late else 0)
+    return round(time.monotonic() - healed, 1)
+
+
+def _is_live(stand: Stand, run: str) -> bool:
+    """Its newest line is young, or it has ended and so has nothing more to say."""
+    newest = runs.lines(stand.bench.api, [run], limit=1, newest=True)
+    age_s = time.time() - runs.seconds(newest[0]["timestamp"]) if newest else _DRAIN_LIMIT_S
+    return age_s < _LIVE_S or runs.count(stand.bench.api, [run], _FINAL) == 1
+
+
+def _ended(stand: Stand, case: str, wanted: Mapping[str, int], per_s: int) -> Row:
+    """Wait until the runs have ended and nothing more of them comes; what is wrong then."""
+    limit_s = max(wanted.values()) / per_s + _DRAIN_LIMIT_S
+    try:
+        _wait(stand, list(wanted), limit_s)
+        trouble = ""
+    except Permanent as exc:
+        trouble = str(exc)
+    told = [_told(stand, run, lines, per_s) for run, lines in wanted.items()]
+    result = judged(told)
+    return {
+        "case": case,
+        "runs": len(wanted),
+        "lines": sum(wanted.values()),
+        "wrong": dict(result.wrong),
+        "odd": result.odd,
+        "held_s": result.held_s,
+        "exits": stand.exits(),
+        "trouble": trouble,
+    }
+
+
+def _wait(stand: Stand, asked: list[str], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while (ended := runs.count(stand.bench.api, asked, _FINAL)) < len(asked):
+        if time.monotonic() > deadline:
+            raise Permanent(f"{len(asked) - ended} of {len(asked)} runs have not ended after {limit_s:.0f} s")
+        time.sleep(_LOOK_S)
+
+
+def _told(stand: Stand, run: str, lines: int, per_s: int) -> Told:
+    """Looks again for some seconds while something is missing: what is on its way has not been lost."""
+    wanted = -(-lines // per_s)
+    deadline = time.monotonic() + _SETTLED_S
+    while True:
+        log, tasks = _log(stand, run), _tasks(stand, run)
+        numbers = {number_of(line) for line in log} - {None}
+        is_whole = len(numbers) >= lines and tasks.count("COMPLETED") >= wanted
+        if is_whole or time.monotonic() > deadline:
+            states = runs.get(stand.bench.api, "/flow_run_states/", flow_run_id=run)
+            names = [str(state["name"]) for state in sorted(states, key=lambda one: str(one["timestamp"]))]
+            return Told(log, names, tasks, lines, wanted)
+        time.sleep(1)
+
+
+def _log(stand: Stand, run: str) -> list[str]:
+    found: dict[str, Any] = {}
+    offset = 0
+    while page := runs.lines(stand.bench.api, [run], offset=offset, limit=_PAGE):
+        offset += len(page)
+        found |= {entry["id"]: entry for entry in page}  # equal timestamps may come again on the next page
+    return entries_in_order(found.values())
+
+
+def _tasks(stand: Stand, run: str) -> list[str]:
+    where = {"flow_runs": {"id": {"any_": [run]}}, "limit": _PAGE}
+    found = runs.post(stand.bench.api, "/task_runs/filter", where)
+    return [str((one["state"] or {}).get("type")) for one in found]
+
+
+def _calls(stand: Stand, began: float, healed: float, before_s: float) -> Row:
+    """The most calls to the API within a second: before, meanwhile, and in the first minute afterwards."""
+    at = [call.at for call in stand.front.seen]
+    return {
+        "busiest_before": busiest(at, began - before_s, before_s),
+        "busiest_meanwhile": busiest(at, began, healed - began),
+        "busiest_after": busiest(at, healed, _MINUTE_S),
+    }
