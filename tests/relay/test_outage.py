@@ -1,6 +1,6 @@
 import pytest
 
-from flowgroup.relay.outage import Patience, Verdict, judge
+from flowgroup.relay.outage import Backoff, Patience, Verdict, judge
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,15 @@ def test_patience_forgets_the_oldest() -> None:
     patience.is_over("a")
     patience.is_over("b")
     assert not patience.is_over("a")
+
+
+def test_the_longer_the_api_is_away_the_later_children_come_back_and_never_together() -> None:
+    now = [0.0]
+    backoff = Backoff(lambda: now[0])
+    assert all(1 <= backoff.again_s(None) <= 3 for _ in range(100))
+    now[0] = 180.0
+    later = [backoff.again_s(None) for _ in range(1000)]
+    assert 1 <= min(later) < 4 and 12 < max(later) <= 15
+    assert backoff.again_s(40.0) == 40.0
+    backoff.is_over()
+    assert all(1 <= backoff.again_s(None) <= 3 for _ in range(100))

@@ -338,7 +338,7 @@ def _answer(status: int, body: bytes, retry_after_s: float | None = None) -> byt
 def _reset(writer: asyncio.StreamWriter) -> None:
     """End the connection by RST."""
     raw = writer.transport.get_extra_info("socket")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # None: the other side was faster
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
 

@@ -2,7 +2,9 @@
 Is it the call, or is it the API? What of the API's errors a child is told, and for what it merely waits.
 """
 
+import random
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import Enum, auto
 
 _WAIT = frozenset((401, 408, 425, 429, 502, 503, 504, *range(520, 530)))
@@ -55,3 +57,27 @@ class Patience:
     def worked(self, *call: str) -> None:
         """The call got an answer that means something."""
         self._failed.pop(call, None)
+
+
+class Backoff:
+    """
+    When a child is to come back while the API is away: the longer it has been away, the later, and with full jitter, so
+    that afterwards not all come at once. Never so late that a short outage becomes a long one.
+    """
+
+    _SHARE, _SHORTEST_S, _LONGEST_S = 0.1, 1.0, 15.0
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._since: float | None = None
+
+    def again_s(self, asked_s: float | None) -> float:
+        """In how many seconds: at least what the API asked for."""
+        if self._since is None:
+            self._since = self._now()
+        span_s = max(3 * self._SHORTEST_S, min(self._LONGEST_S, self._SHARE * (self._now() - self._since)))
+        return max(asked_s or 0.0, random.uniform(self._SHORTEST_S, span_s))  # noqa: S311
+
+    def is_over(self) -> None:
+        """The API has answered."""
+        self._since = None

@@ -16,7 +16,7 @@ from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.relay import door, leases, named, paths, rules
 from flowgroup.relay.leases import Leases
-from flowgroup.relay.outage import Patience, Verdict, judge
+from flowgroup.relay.outage import Backoff, Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
 from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
@@ -65,6 +65,7 @@ class Proxy:
         self._pending: Pending[_Answer] = Pending(lambda answer: not answer[0].is_server_error)
         self._quiet_until: dict[int, float] = {}
         self._unwell_until = 0.0
+        self._backoff = Backoff(lambda: asyncio.get_running_loop().time())
 
     async def handle(self, request: Request) -> Response:
         """Starlette's endpoint. Whatever the outside does, it answers."""
@@ -82,7 +83,8 @@ class Proxy:
             return _counted("too_large", exc.answer)
         except Transient as exc:
             self._tell_away(exc)
-            return _counted("away", forward.away(f"Prefect's API: {exc}", retry_after_s=exc.retry_after_s))
+            again_s = self._backoff.again_s(exc.retry_after_s)
+            return _counted("away", forward.away(f"Prefect's API: {exc}", retry_after_s=again_s))
 
     async def _judged(self, request: Request, attempt: OpenAttempt) -> Passed | Response:
         """What the list says. Raises BodyRefused, and Transient when the API has to be asked and is away."""
@@ -123,6 +125,7 @@ class Proxy:
             await response.aclose()
             asked = retry_after_s(response.headers)
             raise Transient(f"it answered {response.status_code}", retry_after_s=asked)
+        self._backoff.is_over()
         _remember(passed, response, small)
         if passed.allow.route == leases.TAKE and small and response.is_success:
             self._leases.taken(passed.body, small)

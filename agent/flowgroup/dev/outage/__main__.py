@@ -13,7 +13,7 @@ from pathlib import Path
 from flowgroup.dev.bench.sides import Bench
 from flowgroup.dev.front import FAULTS
 from flowgroup.dev.minder import minded, sweep
-from flowgroup.dev.outage.cases import Row, Size, fault, kills, relay_gone, through
+from flowgroup.dev.outage.cases import Row, Size, fault, kills, not_measured, relay_gone, through
 from flowgroup.dev.outage.judge import without_zeros
 from flowgroup.dev.outage.report import OURS, THEIRS, missed, page
 from flowgroup.dev.outage.stand import Ours, Stand, ours, theirs
@@ -38,17 +38,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep(_PREFIX)
     rows: list[Row] = []
     with _bench() as bench:
-        if not args.without_peer:
-            with theirs(bench) as stand:
-                rows += _measured(stand, THEIRS, _theirs(args.few), args.only)
-        with ours(bench) as own:
-            rows += _measured(own, OURS, _ours(args.few), args.only)
-        if args.keep:
-            args.keep.mkdir(parents=True, exist_ok=True)
-            _keep(bench, args.keep)
-    if not args.few:
-        _write(rows)
+        try:
+            for row in _rows(bench, args):
+                rows.append(row)
+                if not args.few:
+                    _write(row)  # at once: what was measured is written though the rest be interrupted
+        finally:
+            if args.keep:
+                args.keep.mkdir(parents=True, exist_ok=True)
+                _keep(bench, args.keep)
     return int(any(missed(row) for row in rows if row["side"] == OURS))
+
+
+def _rows(bench: Bench, args: argparse.Namespace) -> Iterator[Row]:
+    with ours(bench) as own:
+        yield from _measured(own, OURS, _ours(args.few), args.only)
+    if not args.without_peer:
+        with theirs(bench) as stand:
+            yield from _measured(stand, THEIRS, _theirs(args.few), args.only)
 
 
 def _ours(few: bool) -> Mapping[str, Case]:
@@ -75,16 +82,19 @@ def _theirs(few: bool) -> Mapping[str, Case]:
     return {"500": partial(through, case="500", trouble=fault("500"), span_s=span_s, size=size)}
 
 
-def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence[str]) -> list[Row]:
-    rows = []
+def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence[str]) -> Iterator[Row]:
     for name, case in cases.items():
         if only and not any(part in name for part in only):
             continue
         _say(f"{side}: {name}")
-        row = {"side": side, "at": datetime.now(UTC).isoformat(timespec="seconds"), **case(stand)}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            row = case(stand)
+        except FlowgroupError as exc:
+            row = not_measured(name, str(exc))
+        row = {"side": side, "at": at, **row}
         _say(f"  {_in_words(row)}")
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _in_words(row: Row) -> str:
@@ -93,12 +103,11 @@ def _in_words(row: Row) -> str:
     return f"wrong: {without_zeros(row['wrong'])}; drained after {row['drained_s']} s{held}; {more}"
 
 
-def _write(rows: list[Row]) -> None:
+def _write(row: Row) -> None:
     with _WRITTEN.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.write(json.dumps(row) + "\n")
     _PAGE.parent.mkdir(exist_ok=True)
     _PAGE.write_text(page([json.loads(line) for line in _WRITTEN.read_text().splitlines()]))
-    _say(f"added to {_WRITTEN}, written to {_PAGE}")
 
 
 def _keep(bench: Bench, into: Path) -> None:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flowgroup.dev.bench import runs
 from flowgroup.dev.front import FAULTS, Fault
@@ -15,6 +15,7 @@ from flowgroup.errors import Permanent
 
 _PAGE, _LIVE_S = 200, 2.0
 _LOOK_S, _DRAIN_LIMIT_S = 0.5, 120.0
+_ASK_LIMIT_S = 300.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _SETTLED_S = 20.0
 _MINUTE_S = 60.0
@@ -23,6 +24,7 @@ _BACK_S = 30.0
 _BETWEEN_KILLS_S = (0.5, 2.5)
 
 Row = dict[str, Any]
+T = TypeVar("T")
 Trouble = Callable[[Stand], AbstractContextManager[None]]
 
 
@@ -76,14 +78,14 @@ def through(stand: Stand, case: str, trouble: Trouble, span_s: int, size: Size) 
     wanted = dict.fromkeys(_asked(stand, size.runs, whole, per_s), whole)
     wanted |= dict.fromkeys(_asked(stand, 1, short, per_s), short)
     long = list(wanted)[: size.runs]
-    runs.wait_running(stand.bench.api, list(wanted))
+    _sure(lambda: runs.wait_running(stand.bench.api, list(wanted)))
     stand.exits()
     time.sleep(size.before_s)
     began = time.monotonic()
     with trouble(stand):
         time.sleep(span_s / 2)
         late = _asked(stand, 2, size.after_s * per_s, per_s)
-        time.sleep(span_s - (time.monotonic() - began))
+        time.sleep(max(0.0, span_s - (time.monotonic() - began)))
     healed = time.monotonic()
     drained_s = _drained_s(stand, long, healed)
     wanted |= dict.fromkeys(late, size.after_s * per_s)
@@ -95,11 +97,18 @@ def through(stand: Stand, case: str, trouble: Trouble, span_s: int, size: Size) 
     }
 
 
+def not_measured(case: str, trouble: str) -> Row:
+    """The row of a case that could not be carried through."""
+    empty: Row = {"wrong": {}, "odd": [], "exits": [], "held_s": None, "drained_s": None}
+    counts = dict.fromkeys(("runs", "lines", "seconds", "busiest_before", "busiest_meanwhile", "busiest_after"), 0)
+    return {"case": case, **empty, **counts, "trouble": trouble}
+
+
 def kills(stand: Ours, case: str, count: int, size: Size) -> Row:
     """The relay is killed by SIGKILL, again and again, under load."""
     lines = round(count * 4.0 + size.after_s) * size.per_s
     wanted = dict.fromkeys(_asked(stand, size.runs, lines, size.per_s), lines)
-    runs.wait_running(stand.bench.api, list(wanted))
+    _sure(lambda: runs.wait_running(stand.bench.api, list(wanted)))
     stand.exits()
     began = time.monotonic()
     for _ in range(count):
@@ -126,7 +135,19 @@ def _kill(stand: Ours) -> None:
 def _asked(stand: Stand, count: int, lines: int, per_s: int) -> list[str]:
     """Runs, asked for at the server itself."""
     say = {"lines": lines, "per_s": per_s, "asks_every_s": stand.asks_every_s}
-    return [runs.start(stand.bench.api, stand.deployment, **say) for _ in range(count)]
+    return [_sure(lambda: runs.start(stand.bench.api, stand.deployment, **say)) for _ in range(count)]
+
+
+def _sure(ask: Callable[[], T]) -> T:
+    """What the server itself answers, however long that stands still over its SQLite file. Raises Permanent in the end."""
+    deadline = time.monotonic() + _ASK_LIMIT_S
+    while True:
+        try:
+            return ask()
+        except Permanent:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_S)
 
 
 def _drained_s(stand: Stand, asked: list[str], healed: float) -> float | None:
@@ -142,9 +163,9 @@ def _drained_s(stand: Stand, asked: list[str], healed: float) -> float | None:
 
 def _is_live(stand: Stand, run: str) -> bool:
     """Its newest line is young, or it has ended and so has nothing more to say."""
-    newest = runs.lines(stand.bench.api, [run], limit=1, newest=True)
+    newest = _sure(lambda: runs.lines(stand.bench.api, [run], limit=1, newest=True))
     age_s = time.time() - runs.seconds(newest[0]["timestamp"]) if newest else _DRAIN_LIMIT_S
-    return age_s < _LIVE_S or runs.count(stand.bench.api, [run], _FINAL) == 1
+    return age_s < _LIVE_S or _ended_of(stand, [run]) == 1
 
 
 def _ended(stand: Stand, case: str, wanted: Mapping[str, int], per_s: int) -> Row:
@@ -169,9 +190,13 @@ def _ended(stand: Stand, case: str, wanted: Mapping[str, int], per_s: int) -> Ro
     }
 
 
+def _ended_of(stand: Stand, asked: list[str]) -> int:
+    return _sure(lambda: runs.count(stand.bench.api, asked, _FINAL))
+
+
 def _wait(stand: Stand, asked: list[str], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
-    while (ended := runs.count(stand.bench.api, asked, _FINAL)) < len(asked):
+    while (ended := _ended_of(stand, asked)) < len(asked):
         if time.monotonic() > deadline:
             raise Permanent(f"{len(asked) - ended} of {len(asked)} runs have not ended after {limit_s:.0f} s")
         time.sleep(_LOOK_S)
@@ -186,7 +211,7 @@ def _told(stand: Stand, run: str, lines: int, per_s: int) -> Told:
         numbers = {number_of(line) for line in log} - {None}
         is_whole = len(numbers) >= lines and tasks.count("COMPLETED") >= wanted
         if is_whole or time.monotonic() > deadline:
-            states = runs.get(stand.bench.api, "/flow_run_states/", flow_run_id=run)
+            states = _sure(lambda: runs.get(stand.bench.api, "/flow_run_states/", flow_run_id=run))
             names = [str(state["name"]) for state in sorted(states, key=lambda one: str(one["timestamp"]))]
             return Told(log, names, tasks, lines, wanted)
         time.sleep(1)
@@ -195,7 +220,7 @@ def _told(stand: Stand, run: str, lines: int, per_s: int) -> Told:
 def _log(stand: Stand, run: str) -> list[str]:
     found: dict[str, Any] = {}
     offset = 0
-    while page := runs.lines(stand.bench.api, [run], offset=offset, limit=_PAGE):
+    while page := _sure(lambda: runs.lines(stand.bench.api, [run], offset=offset, limit=_PAGE)):  # noqa: B023
         offset += len(page)
         found |= {entry["id"]: entry for entry in page}  # equal timestamps may come again on the next page
     return entries_in_order(found.values())
@@ -203,7 +228,7 @@ def _log(stand: Stand, run: str) -> list[str]:
 
 def _tasks(stand: Stand, run: str) -> list[str]:
     where = {"flow_runs": {"id": {"any_": [run]}}, "limit": _PAGE}
-    found = runs.post(stand.bench.api, "/task_runs/filter", where)
+    found = _sure(lambda: runs.post(stand.bench.api, "/task_runs/filter", where))
     return [str((one["state"] or {}).get("type")) for one in found]
 
 
