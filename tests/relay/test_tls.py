@@ -161,7 +161,7 @@ async def _records_arrive(on: Relay, outbox: Outbox, attempt: OpenAttempt) -> No
     assert await outbox.emptied(bag, 5.0)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    assert any(b"over tls" in call.body for call in on.api.seen)
+    await until(lambda: any(b"over tls" in call.body for call in on.api.seen))
 
 
 async def test_probes_need_no_key_and_no_api(ca: FakeCA) -> None:
@@ -270,6 +270,7 @@ def command(ca: FakeCA, *arguments: str, **changed: str | None) -> Iterator["sub
     told: dict[str, str | None] = {
         "PATH": os.environ["PATH"],
         "HOME": "/nowhere",
+        "FLOWGROUP_HOME": str(ca.folder),
         "PYTHONPATH": str(Path(__file__).parents[2] / "agent"),
         "PREFECT_API_URL": "http://127.0.0.1:9/api",
         "PREFECT_API_KEY": "the-real-token",

@@ -144,8 +144,8 @@ def make_app(
     attempts = Attempts()
     owners = Owners(attempts, upstream, hold_s=settings.hold_s)
     intake = Intake(owners, spool)
-    proxy = Proxy(attempts, upstream, owners, settings)
-    sockets = Sockets(attempts, upstream, owners, settings)
+    proxy = Proxy(attempts, upstream, owners, intake, settings)
+    sockets = Sockets(attempts, upstream, owners, intake, settings)
     records = Records(attempts, intake)
     control = Control(attempts, settings, secrets.control_key.get_secret_value())
     return Starlette(
