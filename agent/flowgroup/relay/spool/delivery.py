@@ -7,6 +7,7 @@ read back first.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class _Search:
 
 @dataclass
 class Delivery:
-    """`may_go` says whether it is this kind's turn."""
+    """`may_go` says whether it is this kind's turn; `recovered` is told when a call is taken after some that were not."""
 
     kind: Kind
     doing: Doing
@@ -83,7 +84,9 @@ class Delivery:
     pace: Pace
     may_go: Callable[[], bool] = lambda: True
     clock: Callable[[], float] = time.time
+    recovered: Callable[[], None] = lambda: None
     something: asyncio.Event = field(default_factory=asyncio.Event)
+    again: asyncio.Event = field(default_factory=asyncio.Event)  # the API takes other things now
     tries: int = 0  # that failed since the last call that was taken
     _errors: int = 0  # how many of them with 500, one after the other
 
@@ -210,9 +213,13 @@ class Delivery:
         if self.tries == 1:
             log.get().warning("api_takes_no_records", kind=self.kind, reason=reason, then="they wait on disk")
         metrics.RELAY_SPOOL_WAITS.labels(self.kind).inc()
-        await asyncio.sleep(pause_s(self.tries, asked_s, cap_s=_LONGEST_PAUSE_S))
+        self.again.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s(self.tries, asked_s, cap_s=_LONGEST_PAUSE_S)):
+                await self.again.wait()
 
     def _worked(self) -> None:
         if self.tries:
             log.get().info("api_takes_records_again", kind=self.kind, after_tries=self.tries)
+            self.recovered()
         self.tries = self._errors = 0

@@ -37,6 +37,7 @@ class Spool:
         self._times = Times()
         self._events = Delivery(Kind.EVENTS, doing, upward, pace, clock=disk.clock)
         self._logs = Delivery(Kind.LOGS, doing, upward, pace, may_go=self._events_are_few, clock=disk.clock)
+        self._logs.recovered = self._events.again.set
         self._deliveries = {Kind.EVENTS: self._events, Kind.LOGS: self._logs}
 
     async def store(
