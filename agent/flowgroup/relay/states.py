@@ -4,6 +4,7 @@ it was rejected.
 """
 
 import json
+import uuid
 from typing import Any
 
 
@@ -23,11 +24,14 @@ def as_accepted(proposed: bytes, answered: bytes) -> bytes | None:
     return json.dumps({**answer, "status": "ACCEPT", "details": {"type": "accept_details"}}).encode()
 
 
-def _transition(said: dict[str, Any]) -> str | None:
+def _transition(said: dict[str, Any]) -> uuid.UUID | None:
     state = said.get("state")
     details = state.get("state_details") if isinstance(state, dict) else None
     found = details.get("transition_id") if isinstance(details, dict) else None
-    return found.lower() if isinstance(found, str) else None
+    try:
+        return uuid.UUID(found) if isinstance(found, str) else None
+    except ValueError:
+        return None
 
 
 def _object(raw: bytes) -> dict[str, Any]:
