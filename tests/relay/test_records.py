@@ -164,3 +164,19 @@ async def test_an_event_without_an_id_gets_one(tmp_path: Path) -> None:
         bare = {name: value for name, value in event(on.run).items() if name != "id"}
         await send(on, {"token": TOKEN, "events": [bare]})
         assert uuid.UUID((await delivered(on, "/events", 1))[0][0]["id"])
+
+
+@pytest.mark.parametrize(("path", "status"), [("/logs/", 201), ("/events", 204)])
+async def test_what_a_child_posts_itself_is_stored_and_a_body_that_comes_again_is_not(
+    tmp_path: Path, path: str, status: int
+) -> None:
+    async with relay(tmp_path) as on:
+        on.api.failure = Failure(503, path=path)
+        records = [line(on.run)] if path == "/logs/" else [event(on.run)]
+        other = [line(on.run, "other")] if path == "/logs/" else [event(on.run)]
+        for body in (records, records, other):
+            assert (await on.child.post(f"/api{path}", json=body)).status_code == status
+        on.api.failure = None
+        await until(lambda: sum(map(len, on.api.taken)) >= 2)
+        await asyncio.sleep(0.3)
+        assert sum(len(body) for body in on.api.taken if "logs" not in body) == 2

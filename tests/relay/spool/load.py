@@ -9,6 +9,7 @@ import os
 import statistics
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -46,9 +47,15 @@ async def _sent(client: httpx.AsyncClient) -> list[float]:
     desk, took = an_id(), []
     begun = time.monotonic()
     for number in range(1, int(_FOR_S / _EVERY_S) + 1):
-        at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        at = datetime.now(UTC).isoformat()
         lines = [
-            {"name": "flow", "level": 20, "message": f"{number} {one} " + "x" * 100, "timestamp": at, "flow_run_id": run}
+            {
+                "name": "flow",
+                "level": 20,
+                "message": f"{number} {one} " + "x" * 100,
+                "timestamp": at,
+                "flow_run_id": run,
+            }
             for one in range(_LINES)
         ]
         await asyncio.sleep(max(0.0, begun + number * _EVERY_S - time.monotonic()))
@@ -65,7 +72,9 @@ def _tell(took: list[float], pid: int, different: int, lines: int) -> None:
     status = Path(f"/proc/{pid}/status").read_text()
     resident = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    print(f"acknowledged: median {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms, most {max(took) * 1000:.1f} ms")
+    print(
+        f"acknowledged: median {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms, most {max(took) * 1000:.1f} ms"
+    )
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     cpu_s = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     print(f"{cpu_s:.1f} s of CPU for all, {cpu_s / lines * 1e6:.0f} us a line")

@@ -80,7 +80,7 @@ def _moment(timestamp: object) -> datetime | None:
 
 @dataclass
 class _Run:
-    taken: set[int] = field(default_factory=set)
+    taken: dict[int, int] = field(default_factory=dict)  # each with a moment after it that may be free
     order: deque[int] = field(default_factory=deque)
 
 
@@ -100,13 +100,15 @@ class Times:
         """`at` (in microseconds), or the first moment after it that no line of this run has."""
         known = self._runs.setdefault(run, _Run())
         self._runs.move_to_end(run)
-        while at in known.taken:
-            at += 1
-        known.taken.add(at)
+        passed = []
+        while (after := known.taken.get(at)) is not None:
+            passed.append(at)
+            at = after
+        known.taken.update(dict.fromkeys((*passed, at), at + 1))  # so that a thousand lines of one moment stay cheap
         known.order.append(at)
         self._count += 1
         if len(known.order) > self._of_a_run:
-            known.taken.discard(known.order.popleft())
+            del known.taken[known.order.popleft()]
             self._count -= 1
         while self._count > self._of_all and len(self._runs) > 1:
             _, gone = self._runs.popitem(last=False)
