@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from flowgroup.relay import main
+from flowgroup.relay.spool.spooling import spooling
 from flowgroup.relay.upstream import Secrets, Upstream
 from flowgroup.settings import RelaySettings
 from tests.relay.serving import CONTROL_KEY, TOKEN, an_id, sha256
@@ -48,13 +50,17 @@ class Away(httpx.AsyncBaseTransport):
 
 @pytest.mark.parametrize("how", [500, 503, 429, httpx.ConnectError, httpx.ReadTimeout])
 async def test_children_wait_for_an_hour_and_then_all_is_there_once_and_in_order(
+    tmp_path: Path,
     how: int | type[httpx.TransportError],
 ) -> None:
     api = Away(how)
     known = Secrets.model_validate({"api_url": "http://prefect.test/api", "control_key": CONTROL_KEY})
     async with httpx.AsyncClient(transport=api) as client:
-        app = main.make_app(RelaySettings(), known, Upstream(known, client, verify=None))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://relay") as relay:
+        upstream = Upstream(known, client, verify=None)
+        async with (
+            spooling(RelaySettings(), upstream, tmp_path) as spool,
+            served(main.make_app(RelaySettings(), known, upstream, spool)) as relay,
+        ):
             runs = [an_id() for _ in _SPEAKS_AT_S]
             for run in runs:
                 await _open(relay, run)
@@ -71,6 +77,10 @@ async def test_children_wait_for_an_hour_and_then_all_is_there_once_and_in_order
     assert seconds() < _HOUR_S + 330
     calls_a_second = len([at for at in api.asked if at < _HOUR_S]) / _HOUR_S
     assert calls_a_second < 0.5
+
+
+def served(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://relay")
 
 
 async def _open(relay: httpx.AsyncClient, run: str) -> None:

@@ -14,12 +14,14 @@ from starlette.responses import JSONResponse, Response
 from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import door, leases, named, paths, rules
+from flowgroup.relay import door, leases, named, paths, rules, states
+from flowgroup.relay.intake import Intake
 from flowgroup.relay.leases import Leases
 from flowgroup.relay.outage import Backoff, Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
 from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
+from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.tokens import Attempts, OpenAttempt
 from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
 from flowgroup.settings import RelaySettings
@@ -34,6 +36,12 @@ _LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
 _UNWELL_S = 1.0
 _NO_ANSWER = 0
+
+# What goes by the spool, and what the API would answer.
+_KEPT = {("POST", "/logs/"): (Kind.LOGS, 201), ("POST", "/events"): (Kind.EVENTS, 204)}
+_SETS_STATE = frozenset(f"/{runs}/{{id}}/set_state" for runs in ("flow_runs", "task_runs"))
+
+_READ_HERE = _SETS_STATE | {leases.TAKE}
 
 _Answer = tuple[httpx.Response, bytes | None]
 
@@ -55,10 +63,13 @@ class Passed:
 class Proxy:
     """`/api/…`: every call is judged, and what may pass is sent on with the token."""
 
-    def __init__(self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings) -> None:
+    def __init__(
+        self, attempts: Attempts, upstream: Upstream, owners: Owners, intake: Intake, settings: RelaySettings
+    ) -> None:
         self._attempts = attempts
         self._upstream = upstream
         self._owners = owners
+        self._intake = intake
         self._settings = settings
         self._patience = Patience()
         self._leases = Leases(attempts, upstream, hold_s=settings.hold_s)
@@ -78,7 +89,8 @@ class Proxy:
                 return passed
             if passed.allow.route == leases.RENEW:
                 return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
-            return await self._sent(request, passed)
+            kept = _KEPT.get((request.method, passed.allow.path))
+            return await (self._stored(passed, *kept) if kept else self._sent(request, passed))
         except forward.BodyRefused as exc:
             return _counted("too_large", exc.answer)
         except Transient as exc:
@@ -116,6 +128,14 @@ class Proxy:
                     return ruling.allow
                 return _refused(attempt, request, f"{foreign.kind} {foreign.id} does not belong to this run")
 
+    async def _stored(self, passed: Passed, kind: Kind, status: int) -> Response:
+        """Records go by the spool. A body that comes again is not stored twice. Raises Transient."""
+        records = await self._intake.passing(passed.attempt, kind, json.loads(passed.body))
+        name = hashlib.sha256(passed.attempt.id.encode() + passed.body).hexdigest()
+        told = {"logs": records} if kind is Kind.LOGS else {"events": records}
+        await self._intake.spool.store(**told, desk=name, number=1, is_body=True)
+        return _counted("passed", Response(status_code=status))
+
     async def _sent(self, request: Request, passed: Passed) -> Response:
         """What the API made of it, as the child is told. Raises Transient when the child is to wait."""
         if passed.allow.route == leases.GIVE:
@@ -129,6 +149,9 @@ class Proxy:
         _remember(passed, response, small)
         if passed.allow.route == leases.TAKE and small and response.is_success:
             self._leases.taken(passed.body, small)
+        made = states.as_accepted(passed.body, small) if small and passed.allow.route in _SETS_STATE else None
+        if made is not None:
+            return _counted("passed", Response(made, _CREATED, media_type="application/json"))
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
 
     async def _exchanged(self, request: Request, passed: Passed) -> _Answer:
@@ -148,7 +171,7 @@ class Proxy:
     def _outgoing(self, request: Request, passed: Passed) -> httpx.Request:
         headers = request.headers.raw
         if (
-            passed.allow.makes or passed.allow.route == leases.TAKE
+            passed.allow.makes or passed.allow.route in _READ_HERE
         ):  # its answer is read here, so it must not be compressed
             headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
         return self._upstream.request(
