@@ -9,7 +9,7 @@ PEER := .venv-peer/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes profile lock image chart clean
+.PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes outage profile lock image chart clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -44,6 +44,9 @@ $(PEER): requirements/peer.lock | setup
 	@$(BIN)/python -m venv --clear .venv-peer
 	@.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/peer.lock
 	@touch $(PEER)
+
+outage: setup  ## runs through every fault of the API and kills of the relay, for three quarters of an hour: docs/outage.md; some of it by CASES="500 relay"
+	@$(BIN)/python -m flowgroup.dev.outage $(CASES)
 
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile

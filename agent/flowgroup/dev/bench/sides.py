@@ -122,6 +122,8 @@ def ours(bench: Bench, size: Size) -> Side:
         Asked("chatty", "flows.py:chatty"),
         Asked("maps", "flows.py:maps", {"workers": 2}),
         Asked("frames", "frames.py:frames"),
+        Asked("asks", "relayed.py:asks"),
+        Asked("floods", "relayed.py:floods"),
     ]
     cold = [Asked(f"cold-{number}", "empty.py:empty", None, f"true {number}") for number in range(_COLD)]
     found = deployed(bench, OURS, [*shared, *own, *cold])

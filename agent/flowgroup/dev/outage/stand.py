@@ -107,7 +107,7 @@ class Theirs:
 def ours(bench: Bench) -> Iterator[Ours]:
     """The API's address is https, so that a certificate can be wrong."""
     folder = bench.mind.folder
-    right, wrong, trusted = _certificates(folder)
+    right, wrong, trusted = certificates(folder)
     with serving(Front(bench.url.removesuffix("/api"), tls=right, wrong=wrong)) as front:
         daemon = service.start_daemon(
             bench.mind,
@@ -138,7 +138,7 @@ def theirs(bench: Bench) -> Iterator[Theirs]:
         yield Theirs(bench, front, deployment, worker)
 
 
-def _certificates(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext, Path]:
+def certificates(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext, Path]:
     """What the proxy shows, what it shows when that is wrong, and the file of the authority that is trusted."""
     now = datetime.now(UTC)
     ca, another = make_ca("outage", now), make_ca("another", now)

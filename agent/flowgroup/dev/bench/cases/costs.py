@@ -35,7 +35,7 @@ def memory(bench: Bench, side: Side) -> Iterator[Figure]:
 def idle(bench: Bench, side: Side) -> Iterator[Figure]:
     """The daemon and the relay while there is no run; a warm cluster is there."""
     assert side.folder is not None
-    daemon, relay = (_pid(side.folder / name) for name in ("daemon.json", "relay.json"))
+    daemon, relay = (announced_pid(side.folder / name) for name in ("daemon.json", "relay.json"))
     time.sleep(_SETTLED_S)
     before, logged, began = proc.usage(daemon), bench.log_size(), time.monotonic()
     time.sleep(_IDLE_S)
@@ -69,5 +69,5 @@ def _carriers(side: Side, flow: str) -> set[int]:
     return proc.tree(side.worker[0].pid)
 
 
-def _pid(announced: Path) -> int:
+def announced_pid(announced: Path) -> int:
     return int(json.loads(announced.read_text())["pid"])
