@@ -45,7 +45,7 @@ $(PEER): requirements/peer.lock | setup
 	@.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/peer.lock
 	@touch $(PEER)
 
-outage: setup  ## runs through every fault of the API and kills of the relay, for three quarters of an hour: docs/outage.md; some of it by CASES="500 relay"
+outage: setup  ## runs through every fault of the API and kills of the relay, for three quarters of an hour: docs/outage.md; some of it by CASES="500 relay*"
 	@$(BIN)/python -m flowgroup.dev.outage $(CASES)
 
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flowgroup.dev.patient import Patient
 from tests.relay.serving import CONTROL_KEY, TOKEN, sha256
 from tests.relay.test_process import relay_process
 from tests.servers import free_port, prefect_server, wait_until
@@ -53,7 +54,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
         secrets = {"api_url": url, "api_key": None, "api_auth_string": _WORD}
         with (
             relay_process("--tcp", f"127.0.0.1:{port}", secrets=secrets),
-            httpx.Client(base_url=url, auth=httpx.BasicAuth(*_WORD.split(":")), timeout=30) as api,
+            httpx.Client(base_url=url, auth=httpx.BasicAuth(*_WORD.split(":")), timeout=90, transport=Patient()) as api,
         ):
             wait_until(lambda: _answers(port), timeout_s=20, what="the relay answers")
             _furnish(api)
@@ -163,3 +164,62 @@ def _check_at_api(real: Real, run: str, deployed: str) -> None:
 def _task_runs(real: Real, of_run: dict[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = real.api.post("/task_runs/filter", json=of_run).json()
     return found
+
+
+def _opened(real: Real, run: str) -> httpx.Client:
+    """A child of this run, as the relay knows it."""
+    opening = {"run_id": run, "token_sha256": sha256(TOKEN + run), "results": None, "ttl_s": 100}
+    control = {"Authorization": f"Bearer {CONTROL_KEY}"}
+    httpx.put(f"{real.relay}/flowgroup/attempts/{uuid.uuid4()}", json=opening, headers=control).raise_for_status()
+    shown = {"Authorization": f"Bearer {TOKEN}{run}", "User-Agent": "prefect/3.8.8 (API 0.8.4)"}
+    return httpx.Client(base_url=f"{real.relay}/api", headers=shown, timeout=30)
+
+
+def _slots(real: Real, limit: str) -> int:
+    return int(real.api.get(f"/v2/concurrency_limits/{limit}").json()["active_slots"])
+
+
+def _ended(real: Real, lease: str) -> None:
+    """The server takes a lease back, as it does with one that nobody renewed in time."""
+    real.api.post("/v2/concurrency_limits/decrement-with-lease", json={"lease_id": lease}).raise_for_status()
+
+
+def test_a_lease_that_ended_meanwhile_is_taken_again_and_given_back(real: Real) -> None:
+    real.api.post("/v2/concurrency_limits/", json={"name": "relay-leased", "limit": 1}).raise_for_status()
+    with _opened(real, real.new_run("RUNNING")) as child:
+        asked = {"names": ["relay-leased"], "slots": 1, "mode": "concurrency", "lease_duration": 60}
+        lease = child.post("/v2/concurrency_limits/increment-with-lease", json=asked).json()["lease_id"]
+        _ended(real, lease)
+        assert _slots(real, "relay-leased") == 0
+        renewal = f"/v2/concurrency_limits/leases/{lease}/renew"
+        assert child.post(renewal, json={"lease_duration": 60}).status_code == 204
+        wait_until(lambda: _slots(real, "relay-leased") == 1, timeout_s=20, what="the slot is taken again")
+        assert child.post(renewal, json={"lease_duration": 60}).status_code == 204
+        child.post("/v2/concurrency_limits/decrement-with-lease", json={"lease_id": lease}).raise_for_status()
+        assert _slots(real, "relay-leased") == 0
+
+
+def test_a_deployments_slot_that_was_lost_is_taken_again_and_given_back_at_the_runs_end(real: Real) -> None:
+    flow = real.api.post("/flows/", json={"name": "relay-main"}).json()["id"]
+    made = {"name": "relay-limited", "flow_id": flow, "concurrency_limit": 1}
+    deployment = real.api.post("/deployments/", json=made).json()
+    limit = deployment["global_concurrency_limit"]["name"]
+    run = real.api.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()["id"]
+
+    def becomes(state: str) -> dict[str, Any]:
+        answer = real.api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": state}, "force": False}).json()
+        assert answer["status"] == "ACCEPT", answer
+        told: dict[str, Any] = answer["state"]["state_details"]
+        return told
+
+    becomes("PENDING")
+    lease = becomes("RUNNING")["deployment_concurrency_lease_id"]
+    assert _slots(real, limit) == 1
+    _ended(real, lease)
+    with _opened(real, run) as child:
+        for _ in range(3):
+            answer = child.post(f"/v2/concurrency_limits/leases/{lease}/renew", json={"lease_duration": 300})
+            assert answer.status_code == 204
+            wait_until(lambda: _slots(real, limit) == 1, timeout_s=20, what="the slot is taken again")
+    becomes("COMPLETED")
+    assert _slots(real, limit) == 0

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from flowgroup.dev.minder import minded, sweep
 from flowgroup.dev.outage.cases import Row, Size, fault, kills, not_measured, relay_gone, through
 from flowgroup.dev.outage.judge import without_zeros
 from flowgroup.dev.outage.report import OURS, THEIRS, missed, page
-from flowgroup.dev.outage.stand import Ours, Stand, ours, theirs
+from flowgroup.dev.outage.stand import Stand, ours, theirs
 from flowgroup.dev.patient import api_at
 from flowgroup.dev.server import start_prefect_server
 from flowgroup.dev.service import ends_like_ctrl_c
@@ -51,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(bench: Bench, args: argparse.Namespace) -> Iterator[Row]:
-    with ours(bench) as own:
-        yield from _measured(own, OURS, _ours(args.few), args.only)
     if not args.without_peer:
         with theirs(bench) as stand:
             yield from _measured(stand, THEIRS, _theirs(args.few), args.only)
+    with ours(bench) as own:
+        yield from _measured(own, OURS, _ours(args.few), args.only)
 
 
 def _ours(few: bool) -> Mapping[str, Case]:
@@ -65,16 +66,12 @@ def _ours(few: bool) -> Mapping[str, Case]:
         name: partial(through, case=name, trouble=fault(name), span_s=span_s, size=size) for name in FAULTS
     }
     cases[_GONE] = partial(through, case=_GONE, trouble=relay_gone, span_s=span_s, size=size)
-    for name, trouble in (*((name, fault(name)) for name in _LONG), (_GONE, relay_gone)):
+    killed = f"relay killed {count} times"
+    cases[killed] = partial(kills, case=killed, count=count, size=size)
+    for name, trouble in ((_GONE, relay_gone), *((name, fault(name)) for name in _LONG)):
         long = f"{name}, {long_s} s"
         cases[long] = partial(through, case=long, trouble=trouble, span_s=long_s, size=size)
-    killed = f"relay killed {count} times"
-
-    def many(stand: Stand) -> Row:
-        assert isinstance(stand, Ours)
-        return kills(stand, killed, count, size)
-
-    return {**cases, killed: many}
+    return cases
 
 
 def _theirs(few: bool) -> Mapping[str, Case]:
@@ -84,7 +81,7 @@ def _theirs(few: bool) -> Mapping[str, Case]:
 
 def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence[str]) -> Iterator[Row]:
     for name, case in cases.items():
-        if only and not any(part in name for part in only):
+        if only and not any(fnmatchcase(name, wanted) for wanted in only):
             continue
         _say(f"{side}: {name}")
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -126,7 +123,7 @@ def _bench() -> Iterator[Bench]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flowgroup.dev.outage")
-    parser.add_argument("only", nargs="*", metavar="PART", help="only cases that have this in their name")
+    parser.add_argument("only", nargs="*", metavar="CASE", help="only cases with such a name, as '500' or 'relay*'")
     parser.add_argument("--few", action="store_true", help="short troubles and few runs: to see that it works")
     parser.add_argument("--without-peer", action="store_true", help="ours alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy all logs there in the end")
