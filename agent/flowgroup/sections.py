@@ -91,7 +91,7 @@ class RelaySettings(Section):
     hold_s: float = Field(
         default=8.0,
         gt=0,
-        description="the longest that a call is held while the API is away; drivers wait 2 s longer for the relay",
+        description="the longest that a call is held while the API is away; drivers wait 1.5 s longer for the relay",
     )
     tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
     tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")

@@ -34,7 +34,7 @@ from flowgroup.settings import (
 )
 
 _log = log.get()
-_MARGIN_S = 2.0  # an answer that the relay has must not be missed
+_MARGIN_S = 1.5  # an answer that the relay has must not be missed; with it nobody is held for 10 s
 # How long a scheduler may take no connections before it counts as gone: a network has hiccups, one host has none.
 _ON_THIS_HOST_S = 0.5
 _ON_ANOTHER_HOST_S = 10.0
