@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 AS_IT_SHOULD = ("Scheduled", "Pending", "Running", "Completed")
-_THE_SERVERS_OWN = "Late"  # of a run that has waited, as in an outage
+_OTHERS_OWN = ("Late", "Submitting")  # said by the server of a run that has waited, and by Prefect's worker
 _HELD = "held for at most "
 
 
@@ -59,7 +59,7 @@ def _wrong(run: Told) -> Counter[str]:
 
 
 def _is_as_it_should(states: Sequence[str]) -> bool:
-    return tuple(state for state in states if state != _THE_SERVERS_OWN) == AS_IT_SHOULD
+    return tuple(state for state in states if state not in _OTHERS_OWN) == AS_IT_SHOULD
 
 
 def number_of(line: str) -> int | None:
