@@ -80,13 +80,12 @@ def _theirs(few: bool) -> Mapping[str, Case]:
 
 
 def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence[str]) -> Iterator[Row]:
-    for name, case in cases.items():
-        if only and not any(fnmatchcase(name, wanted) for wanted in only):
-            continue
+    chosen = dict.fromkeys(name for wanted in only or "*" for name in cases if fnmatchcase(name, wanted))
+    for name in chosen:
         _say(f"{side}: {name}")
         at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            row = case(stand)
+            row = cases[name](stand)
         except FlowgroupError as exc:
             row = not_measured(name, str(exc))
         row = {"side": side, "at": at, **row}
@@ -123,7 +122,7 @@ def _bench() -> Iterator[Bench]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flowgroup.dev.outage")
-    parser.add_argument("only", nargs="*", metavar="CASE", help="only cases with such a name, as '500' or 'relay*'")
+    parser.add_argument("only", nargs="*", metavar="CASE", help="only these, in this order: '500', 'relay*'")
     parser.add_argument("--few", action="store_true", help="short troubles and few runs: to see that it works")
     parser.add_argument("--without-peer", action="store_true", help="ours alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy all logs there in the end")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from flowgroup.dev.bench import runs
@@ -16,9 +17,11 @@ from flowgroup.errors import Permanent
 _PAGE, _LIVE_S = 200, 2.0
 _LOOK_S, _DRAIN_LIMIT_S = 0.5, 120.0
 _ASK_LIMIT_S = 300.0
+_AHEAD_S, _STARTS_S = 15.0, 5.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _SETTLED_S = 180.0  # the server itself takes minutes at times until it shows a task of an event that it has
 _MINUTE_S = 60.0
+_TASK_EVERY_S = 5  # of `numbered`
 _AGAIN_S = 0.05
 _BACK_S = 30.0
 _BETWEEN_KILLS_S = (0.5, 2.5)
@@ -73,19 +76,18 @@ def relay_gone(stand: Stand) -> Iterator[None]:
 def through(stand: Stand, case: str, trouble: Trouble, span_s: int, size: Size) -> Row:
     """The whole of one trouble. Raises Permanent when the runs do not even begin."""
     per_s = size.per_s
-    whole = (size.before_s + span_s + size.after_s) * per_s
-    short = (size.before_s + span_s // 2) * per_s
-    wanted = dict.fromkeys(_asked(stand, size.runs, whole, per_s), whole)
-    wanted |= dict.fromkeys(_asked(stand, 1, short, per_s), short)
-    long = list(wanted)[: size.runs]
+    whole, short = (size.before_s + span_s + size.after_s) * per_s, (size.before_s + span_s // 2) * per_s
+    due_at = time.time() + _AHEAD_S
+    long = _asked(stand, due_at, [whole] * size.runs, per_s)
+    wanted = dict.fromkeys(long, whole) | dict.fromkeys(_asked(stand, due_at, [short], per_s), short)
+    begins_at = due_at + _STARTS_S + size.before_s + span_s / 2
+    late = _asked(stand, begins_at, [size.after_s * per_s] * 2, per_s)
     _sure(lambda: runs.wait_running(stand.bench.api, list(wanted)))
     stand.exits()
     time.sleep(size.before_s)
     began = time.monotonic()
     with trouble(stand):
-        time.sleep(span_s / 2)
-        late = _asked(stand, 2, size.after_s * per_s, per_s)
-        time.sleep(max(0.0, span_s - (time.monotonic() - began)))
+        time.sleep(span_s)
     healed = time.monotonic()
     drained_s = _drained_s(stand, long, healed)
     wanted |= dict.fromkeys(late, size.after_s * per_s)
@@ -108,7 +110,7 @@ def kills(stand: Stand, case: str, count: int, size: Size) -> Row:
     """The relay is killed by SIGKILL, again and again, under load."""
     assert isinstance(stand, Ours)
     lines = round(count * 4.0 + size.after_s) * size.per_s
-    wanted = dict.fromkeys(_asked(stand, size.runs, lines, size.per_s), lines)
+    wanted = dict.fromkeys(_asked(stand, time.time() + _AHEAD_S, [lines] * size.runs, size.per_s), lines)
     _sure(lambda: runs.wait_running(stand.bench.api, list(wanted)))
     stand.exits()
     began = time.monotonic()
@@ -133,10 +135,14 @@ def _kill(stand: Ours) -> None:
         time.sleep(_AGAIN_S)
 
 
-def _asked(stand: Stand, count: int, lines: int, per_s: int) -> list[str]:
-    """Runs, asked for at the server itself."""
-    say = {"lines": lines, "per_s": per_s, "asks_every_s": stand.asks_every_s}
-    return [_sure(lambda: runs.start(stand.bench.api, stand.deployment, **say)) for _ in range(count)]
+def _asked(stand: Stand, due_at: float, lines: list[int], per_s: int) -> list[str]:
+    """
+    Runs with so many lines, due at this moment (epoch). They are asked for ahead, at the server itself: over SQLite it
+    refuses to make runs while it writes.
+    """
+    say = {"per_s": per_s, "asks_every_s": stand.asks_every_s}
+    ask = partial(runs.start, stand.bench.api, stand.deployment, due_at, **say)
+    return [_sure(partial(ask, lines=count)) for count in lines]
 
 
 def _sure(ask: Callable[[], T]) -> T:
@@ -206,7 +212,7 @@ def _wait(stand: Stand, asked: list[str], limit_s: float) -> None:
 
 def _told(stand: Stand, run: str, lines: int, per_s: int, until: float) -> Told:
     """Looks again until then while something is missing: what is on its way has not been lost."""
-    wanted = -(-lines // per_s)
+    wanted = -(-lines // (_TASK_EVERY_S * per_s))
     while True:
         log, tasks = _log(stand, run), _tasks(stand, run)
         numbers = {number_of(line) for line in log} - {None}

@@ -41,11 +41,11 @@ def page(rows: Sequence[Row]) -> str:
     parts = [
         "# Through outages",
         f"Written by `make outage`: {about}, on a machine that other work may have kept busy.",
-        "Runs say numbered lines, ten a second each, with a task a second, before a trouble, through it and after it; one run "
-        "ends and two begin meanwhile. What is counted is what a real Prefect server has of them in the end. The trouble is "
-        "real on the wire: a proxy before the server does it (`dev/front.py`), or the relay is killed by SIGKILL. *Held* is "
-        "the longest that a call of the runs' own to the API took; *drained* is from the trouble's end until the newest line "
-        "of every run is younger than two seconds.",
+        "Runs say numbered lines, ten a second each, with a task every five seconds, before a trouble, through it and after; "
+        "one run ends and two begin meanwhile. What is counted is what a real Prefect server has of them in the end. The "
+        "trouble is real on the wire: a proxy before the server does it (`dev/front.py`), or the relay is killed by SIGKILL. "
+        "*Held* is the longest that a call of the runs' own to the API took; *drained* is from the trouble's end until the "
+        "newest line of every run is younger than two seconds.",
         "To be reached: nothing lost, doubled or out of order, every run Completed with each state once, nothing that exits, "
         f"no call held for longer than {_HELD_S:.0f} s, drained within {_DRAINED_S:.0f} s.",
         "## flowgroup\n\n" + _table(mine),

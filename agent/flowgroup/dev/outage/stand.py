@@ -53,7 +53,7 @@ class Ours:
     front: Front
     deployment: str
     daemon: Running
-    asks_every_s: float = 3.0
+    asks_every_s: float = 5.0
     _seen: dict[str, int] = field(default_factory=dict)
 
     @property
