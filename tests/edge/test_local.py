@@ -10,6 +10,7 @@ import pytest
 
 from flowgroup.edge.local import Local, _worker, _workers
 from flowgroup.edge.processes import Running, end, is_alive, spawn
+from flowgroup.errors import Transient
 from flowgroup.model.ids import ClusterName, FlowId
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import WorkerGroup
@@ -149,3 +150,10 @@ def test_where_the_number_changes_each_process_comes_and_goes_by_itself(tmp_path
     assert len(_workers(adaptive)) == 6
     command = _worker(tmp_path, adaptive, "worker-0")
     assert command[command.index("--nworkers") + 1] == "1"
+
+
+async def test_a_relay_that_does_not_come_up_is_tried_again_and_says_why(tmp_path: Path) -> None:
+    backend = Local(tmp_path, PrefectSettings(api_url=None), DriverSettings())
+    for _ in range(2):
+        with pytest.raises(Transient, match=r"(?s)the relay does not start.*standard input is wrong in: api_url"):
+            await backend.relay()
