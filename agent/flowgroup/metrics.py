@@ -49,6 +49,30 @@ RELAY_RECORDS = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+RELAY_SPOOL_RECORDS = Gauge("flowgroup_relay_spool_records", "Records that wait on disk", ["kind"], registry=REGISTRY)
+RELAY_SPOOL_BYTES = Gauge("flowgroup_relay_spool_bytes", "Their bytes", ["kind"], registry=REGISTRY)
+RELAY_SPOOL_COMMITS = Counter("flowgroup_relay_spool_commits", "Commits of the relay's spool", registry=REGISTRY)
+RELAY_SPOOL_WAITS = Counter(
+    "flowgroup_relay_spool_waits", "Calls with records that Prefect's API did not take", ["kind"], registry=REGISTRY
+)
+RELAY_SPOOL_SET_ASIDE = Counter(
+    "flowgroup_relay_spool_set_aside", "Spools that could not be read and were moved aside", registry=REGISTRY
+)
+RELAY_DELIVERED = Counter(
+    "flowgroup_relay_delivered", "Records that Prefect's API has taken", ["kind"], registry=REGISTRY
+)
+RELAY_DEAD_LETTERS = Counter(
+    "flowgroup_relay_dead_letters", "Records that Prefect's API refuses for ever", ["kind"], registry=REGISTRY
+)
+RELAY_LINES_SHED = Counter(
+    "flowgroup_relay_lines_shed", "Lines dropped because the spool was full, by level", ["level"], registry=REGISTRY
+)
+RELAY_READ_BACK = Counter(
+    "flowgroup_relay_read_back",
+    "Lines whose call was not answered: there, missing and sent again, or sent again because that could not be known",
+    ["outcome"],
+    registry=REGISTRY,
+)
 EVENTS_CONNECTED = Gauge("flowgroup_events_connected", "1 while Prefect's event stream is connected", registry=REGISTRY)
 
 

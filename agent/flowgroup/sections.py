@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -98,6 +98,34 @@ class RelaySettings(Section):
     control_key_file: Path | None = Field(
         default=None, description="what the daemon shows to a relay on another host; the local backend makes its own"
     )
+    spool: Path | None = Field(
+        default=None,
+        description="the folder, on a local disk, where logs and events wait for Prefect's API: of one relay alone; "
+        "beside the relay's socket, or `spool` below FLOWGROUP_HOME, if it is not said",
+    )
+    spool_limit_bytes: int = Field(
+        default=512 * 1024 * 1024,
+        gt=0,
+        description="how much may wait there; beyond it lines are dropped, the lowest level first, and said to be",
+    )
+    spool_reserve_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=0, description="how much of that is for events, and so for states, alone"
+    )
+    requests_per_minute: float | None = Field(
+        default=None,
+        gt=0,
+        description="budget for the relay's own calls, those with logs and events; without limit if it is not said, which "
+        "is right for a server of one's own, while Prefect Cloud counts them",
+    )
+    records_per_minute: float | None = Field(
+        default=None, gt=0, description="budget for log lines and events together, which Prefect Cloud counts each"
+    )
+
+    @model_validator(mode="after")
+    def _reserve_is_a_part(self) -> Self:
+        if self.spool_reserve_bytes >= self.spool_limit_bytes:
+            raise ValueError("spool_reserve_bytes must be less than spool_limit_bytes")
+        return self
 
 
 class DriverSettings(Section):

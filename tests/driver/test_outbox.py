@@ -24,8 +24,11 @@ class FakeRelay:
     failures: list[Any] = field(default_factory=list)
     batches: list[list[dict[str, Any]]] = field(default_factory=list)
     calls: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)  # of records, those that failed included
 
     def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/flowgroup/records":
+            self.bodies.append(json.loads(request.content))
         if self.failures:
             failure = self.failures.pop(0)
             if isinstance(failure, Exception):
@@ -100,6 +103,27 @@ async def test_a_batch_is_sent_until_it_is_taken(box: Box, failure: Any) -> None
     shipper.log({"message": "it"})
     await box.all_of(shipper, bag)
     assert box.relay.messages("t") == ["it"]
+
+
+async def test_a_batch_that_is_sent_again_has_the_same_number_and_the_next_one_another(box: Box) -> None:
+    box.relay.failures = [503, httpx.ReadError("the relay was killed")]
+    for message in ("a", "b"):
+        shipper, bag = box.child("t")
+        shipper.log({"message": message})
+        shipper.event({"event": message})
+        await box.all_of(shipper, bag)
+    told = [
+        (kind, body["desk"], body["number"])
+        for body in box.relay.bodies
+        for kind in body["attempts"][0]
+        if kind != "token"
+    ]
+    assert len({desk for _, desk, _ in told}) == 1
+    for kind in ("logs", "events"):
+        numbers = [number for of, _, number in told if of == kind]
+        assert numbers == sorted(numbers)
+        assert set(numbers) == {1, 2}
+    assert len(told) == 6
 
 
 async def test_the_relay_says_how_long_to_wait(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

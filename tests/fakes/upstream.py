@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import socket
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import uvicorn
@@ -33,9 +35,13 @@ class Seen:
 
 @dataclass
 class Failure:
-    """How the next `times` calls fail: with a status, after a delay, or by breaking off in the middle."""
+    """
+    How the next `times` calls fail: with a status, after a delay, or by breaking off in the middle. Status 0: they are only
+    delayed; `carried_out`: what they ask for is done all the same.
+    """
 
     status: int = 503
+    carried_out: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
     delay_s: float = 0.0
@@ -62,6 +68,7 @@ class FakeAPI:
     upgrade_status: int | None = None
     poison: bytes | None = None  # a body that has it is refused for ever
     taken: list[Any] = field(default_factory=list)  # bodies that were not refused
+    logs: list[dict[str, Any]] = field(default_factory=list)  # what POST /logs/ was given, and POST /logs/filter finds
 
     def last(self) -> Seen:
         return self.seen[-1]
@@ -79,7 +86,23 @@ class FakeAPI:
             return JSONResponse({"detail": "this will never do"}, 422)
         if seen.body:
             self.taken.append(seen.json())
+        if path == "/logs/":
+            self.logs += seen.json()
+        if path == "/logs/filter":
+            return JSONResponse(self.find_logs(seen.json()))
         return self._answer(request.method, path)
+
+    def find_logs(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a Prefect server finds: bounds are included, oldest first."""
+        runs, times = asked["logs"]["flow_run_id"]["any_"], asked["logs"]["timestamp"]
+        first, last = (datetime.fromisoformat(times[name]) for name in ("after_", "before_"))
+        found = [
+            {**one, "id": str(uuid.uuid4())}
+            for one in self.logs
+            if one.get("flow_run_id") in runs and first <= datetime.fromisoformat(one["timestamp"]) <= last
+        ]
+        found.sort(key=lambda one: datetime.fromisoformat(one["timestamp"]))
+        return found[asked["offset"] : asked["offset"] + min(asked["limit"], 200)]
 
     def _answer(self, method: str, path: str) -> Response:
         if (method, path) in self.answers:
@@ -98,8 +121,12 @@ class FakeAPI:
             return None
         failure.times -= 1
         await asyncio.sleep(failure.delay_s)
+        if failure.carried_out and path == "/logs/":
+            self.logs += self.seen[-1].json()
         if failure.breaks_off:
             return _BrokenOff()
+        if failure.status == 0:
+            return None
         return Response(failure.body, failure.status, failure.headers)
 
     async def events(self, socket: WebSocket) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,17 +74,43 @@ def test_a_killed_daemon_finds_its_clusters_and_runs_again(own: Stack, plain: st
     assert own.states(long).count("Running") == 1
 
 
-def test_a_run_goes_on_while_the_relay_is_killed_and_started_again(own: Stack, plain: str) -> None:
-    run = own.start(plain, what="prints_slowly", with_={"lines": 20, "pause_s": 0.3})
+def test_a_run_goes_on_while_the_relay_is_killed_again_and_again_and_no_line_is_lost_or_doubled(
+    own: Stack, plain: str
+) -> None:
+    lines, kills = 200, 6
+    run = own.start(plain, what="prints_slowly", with_={"lines": lines, "pause_s": 0.15})
     own.wait(run, "Running")
-    relay = _pid_in(own.home / own.pool / "relay.json")
-    os.kill(relay, signal.SIGKILL)
-    assert own.wait(run)["state_name"] == "Completed"
-    assert _pid_in(own.home / own.pool / "relay.json") != relay
-    own.wait_log(run, "line 19")
-    numbers = [int(entry["message"].split()[1]) for entry in own.logs(run) if entry["message"].startswith("line ")]
-    # What the API had taken while the relay's answer died with it is sent again: the relay has no memory yet.
-    assert list(dict.fromkeys(numbers)) == list(range(20))
+    killed: set[int] = set()
+    for _ in range(kills):
+        time.sleep(random.uniform(0.2, 2.5))
+        killed.add(_kill_relay(own, but_not=killed))
+    assert own.wait(run, timeout_s=150)["state_name"] == "Completed"
+    assert len(killed) == kills
+    # Lines of a call that was under way when the relay was killed are looked for a minute, and only then sent again.
+    wait_for(lambda: "line 199" in _messages(own, run), "its last line", 100)
+    numbers = [int(message.split()[1]) for message in _messages(own, run) if message.startswith("line ")]
+    assert numbers == list(range(lines)), f"killed: {killed}"
+    assert [name for name in own.states(run) if name in ("Running", "Completed")] == ["Running", "Completed"]
+
+
+def _kill_relay(own: Stack, but_not: set[int]) -> int:
+    """Kill the relay that serves now, as soon as there is one that was not killed before; its pid."""
+    state = own.home / own.pool / "relay.json"
+    wait_for(lambda: _pid_in(state) not in but_not, "another relay", 60)
+    pid = _pid_in(state)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def _messages(own: Stack, run: str) -> list[str]:
+    """All lines of a run, as the API has them."""
+    found: list[str] = []
+    while True:
+        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200, "offset": len(found)}
+        page = own.api.post("/logs/filter", json=asked).json()
+        found += [str(entry["message"]) for entry in page]
+        if len(page) < 200:
+            return found
 
 
 def test_a_killed_driver_ends_its_runs_with_the_reason_and_the_next_run_gets_a_cluster(own: Stack, plain: str) -> None:

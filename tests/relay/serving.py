@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
 
 from flowgroup.edge import forward
+from flowgroup.health import Health
 from flowgroup.relay import main
+from flowgroup.relay.spool.spooling import spooling
 from flowgroup.relay.upstream import Secrets, Upstream
 from flowgroup.settings import RelaySettings
 from tests.fakes.upstream import FakeAPI, fake_api, served
@@ -47,6 +50,18 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
+async def app_in(
+    spool: Path, known: Secrets, settings: RelaySettings | None = None, health: Health | None = None
+) -> AsyncIterator[Starlette]:
+    """The relay's application with its spool in this folder."""
+    settings = settings or RelaySettings(hold_s=2.0)
+    async with forward.client() as client:
+        upstream = Upstream(known, client, verify=None)
+        async with spooling(settings, upstream, spool) as opened:
+            yield main.make_app(settings, known, upstream, opened, health)
+
+
+@contextlib.asynccontextmanager
 async def relay(
     folder: Path, *, opened: bool = True, settings: RelaySettings | None = None, secrets: Any = None, **told: Any
 ) -> AsyncIterator[Relay]:
@@ -56,8 +71,7 @@ async def relay(
         known = Secrets(
             **{"api_url": api.url, "control_key": CONTROL_KEY, "api_key": "the-real-token", **(secrets or {})}
         )
-        client = await stack.enter_async_context(forward.client())
-        app = main.make_app(settings or RelaySettings(hold_s=2.0), known, Upstream(known, client, verify=None))
+        app = await stack.enter_async_context(app_in(folder / "relay" / "spool", known, settings))
         path = folder / "relay" / "relay.sock"
         listener = stack.enter_context(main.listening(path))
         await stack.enter_async_context(served(app, listener, main.server_config(app)))

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ sys.exit(main(parser.parse_args()))
 def relay_process(*arguments: str, secrets: dict[str, Any] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A relay with these arguments and secrets."""
     agent = str(Path(__file__).parents[2] / "agent")
-    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": agent}
+    home = tempfile.TemporaryDirectory(prefix="fg-")
+    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": agent, "FLOWGROUP_HOME": home.name}
     started = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=env
     )
     assert started.stdin is not None
-    with started:
+    with home, started:
         try:
             started.stdin.write(json.dumps({**_SECRETS, **(secrets or {})}).encode() + b"\n")
             started.stdin.close()

@@ -134,8 +134,7 @@ async def test_task_runs_are_claimed_by_their_first_log_line(tmp_path: Path) -> 
         task = an_id()
         for _ in range(2):
             records = [{"flow_run_id": on.run, "task_run_id": task}]
-            assert (await on.child.post("/api/logs/", json=records)).status_code == 200
-        assert [seen.path for seen in on.api.seen] == ["/logs/", "/logs/"]
+            assert (await on.child.post("/api/logs/", json=records)).status_code == 201
         on.api.task_runs[task] = an_id()  # but acting on it is another matter
         assert (await on.child.post(f"/api/task_runs/{task}/set_state", json={})).status_code == 403
 

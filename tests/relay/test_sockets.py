@@ -1,5 +1,8 @@
 import asyncio
+import contextlib
 import json
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from flowgroup.settings import RelaySettings
+from tests.fakes.upstream import Failure
 from tests.relay.serving import TOKEN, Relay, an_id, relay
 
 _BY_HEADER = {"Authorization": f"Bearer {TOKEN}"}
@@ -35,8 +39,15 @@ def _event(id: str) -> str:
     return json.dumps({"event": "e", "resource": {"prefect.resource.id": f"prefect.flow-run.{id}"}, "payload": {}})
 
 
+def _came(on: Relay) -> list[str]:
+    """The events that the API was given by calls."""
+    return [
+        one["resource"]["prefect.resource.id"] for seen in on.api.seen if seen.path == "/events" for one in seen.json()
+    ]
+
+
 async def _until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not is_so():
             await asyncio.sleep(0.01)
 
@@ -45,17 +56,41 @@ async def _until(is_so: Callable[[], bool]) -> None:
 async def test_events_reach_the_api_with_the_real_token(tmp_path: Path, token: str | None, headers: Any) -> None:
     async with relay(tmp_path) as on, _child(on, token=token, headers=headers) as socket:
         await socket.send(_event(on.run))
-        await _until(lambda: on.api.frames == [_event(on.run)])
-        assert on.api.upgrades[0]["authorization"] == "Bearer the-real-token"
-        assert TOKEN not in str(on.api.upgrades)
+        await _until(lambda: _came(on) == [f"prefect.flow-run.{on.run}"])
+        assert on.api.upgrades == []
+        assert on.api.last().headers["authorization"] == "Bearer the-real-token"
+        assert TOKEN not in str(on.api.seen)
 
 
 async def test_events_of_other_runs_are_dropped_and_the_rest_go_on(tmp_path: Path) -> None:
     async with relay(tmp_path) as on, _child(on) as socket:
         for frame in (_event(an_id()), "not json", '{"a":1,"a":2}', _event(on.run)):
             await socket.send(frame)
-        await _until(lambda: len(on.api.frames) > 0)
-        assert on.api.frames == [_event(on.run)]
+        await _until(lambda: len(_came(on)) > 0)
+        assert _came(on) == [f"prefect.flow-run.{on.run}"]
+
+
+async def test_a_ping_is_answered_when_the_events_before_it_are_on_disk(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on) as socket:
+        on.api.failure = Failure(503)
+        for _ in range(20):
+            await socket.send(_event(on.run))
+        await (await socket.ping())
+        for name in ("", "-wal"):
+            shutil.copy(tmp_path / f"relay/spool/spool.db{name}", tmp_path / f"copy.db{name}")
+        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+            assert copy.execute("SELECT count(*) FROM events").fetchone() == (20,)
+
+
+async def test_events_of_an_api_that_is_away_are_taken_and_wait(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on:
+        on.api.failure = Failure(503)
+        async with _child(on, headers=_BY_HEADER) as socket:
+            await socket.send(_event(on.run))
+            await (await socket.ping())
+        on.api.failure = None
+        await _until(lambda: on.api.taken != [])
+        assert set(_came(on)) == {f"prefect.flow-run.{on.run}"}
 
 
 async def test_events_come_out(tmp_path: Path) -> None:
@@ -102,14 +137,15 @@ async def test_a_closed_attempt_may_not_go_on(tmp_path: Path) -> None:
             await socket.recv()
         assert ended.value.rcvd is not None
         assert ended.value.rcvd.code == 1008
-        assert on.api.frames == []
+        await asyncio.sleep(0.2)
+        assert _came(on) == []
 
 
 @pytest.mark.parametrize("secrets", [{"api_url": "http://127.0.0.1:9/api"}, {"api_key": "no longer good"}])
 async def test_while_the_api_is_away_the_client_is_told_to_try_again(tmp_path: Path, secrets: Any) -> None:
     """Before the answer to its ping, for otherwise Prefect's client would give up."""
     async with relay(tmp_path, secrets=secrets, settings=RelaySettings(hold_s=0.5)) as on:
-        await _is_turned_away(on)
+        await _is_turned_away(on, "/api/events/out")
 
 
 async def test_a_relay_that_was_just_started_turns_nobody_away_for_good(tmp_path: Path) -> None:
@@ -119,13 +155,13 @@ async def test_a_relay_that_was_just_started_turns_nobody_away_for_good(tmp_path
 
 async def test_a_websocket_that_the_api_refuses_is_tried_again(tmp_path: Path) -> None:
     async with relay(tmp_path, upgrade_status=403) as on:
-        await _is_turned_away(on)
+        await _is_turned_away(on, "/api/events/out")
 
 
-async def _is_turned_away(on: Relay) -> None:
+async def _is_turned_away(on: Relay, path: str = "/api/events/in") -> None:
     async with unix_connect(
         str(on.socket),
-        "ws://relay/api/events/in",
+        f"ws://relay{path}",
         subprotocols=[Subprotocol("prefect")],
         additional_headers=_BY_HEADER,
     ) as socket:

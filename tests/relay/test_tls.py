@@ -30,11 +30,11 @@ from flowgroup.health import Health
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import AttemptId, ClusterName, RunId
 from flowgroup.relay import main, serving
-from flowgroup.relay.upstream import Secrets, Upstream
+from flowgroup.relay.upstream import Secrets
 from flowgroup.settings import RelaySettings
 from tests.fakes.ca import FakeCA
 from tests.fakes.upstream import Failure, FakeAPI, fake_api
-from tests.relay.serving import CONTROL_KEY, TOKEN, an_id, sha256
+from tests.relay.serving import CONTROL_KEY, TOKEN, an_id, app_in, sha256
 from tests.servers import free_port, wait_until
 
 
@@ -62,9 +62,10 @@ class Relay:
 @asynccontextmanager
 async def relay(ca: FakeCA, port: int = 0) -> AsyncIterator[Relay]:
     health = Health(is_ready=True)
-    async with fake_api() as api, forward.client() as client:
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(fake_api())
         known = Secrets(api_url=api.url, control_key=CONTROL_KEY, api_key="the-real-token")  # type: ignore[arg-type]
-        app = main.make_app(RelaySettings(hold_s=2.0), known, Upstream(known, client, verify=None), health)
+        app = await stack.enter_async_context(app_in(ca.file.parent / f"spool-{an_id()}", known, health=health))
         with main.listening(("127.0.0.1", port)) as listener:
             secured = tls.showing(ca.port().cert, ca.port().key)
             server = serving.SecuredServer(serving.server_config(app), listener, secured)
@@ -160,7 +161,7 @@ async def _records_arrive(on: Relay, outbox: Outbox, attempt: OpenAttempt) -> No
     assert await outbox.emptied(bag, 5.0)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    assert any(b"over tls" in call.body for call in on.api.seen)
+    await until(lambda: any(b"over tls" in call.body for call in on.api.seen))
 
 
 async def test_probes_need_no_key_and_no_api(ca: FakeCA) -> None:
@@ -269,6 +270,7 @@ def command(ca: FakeCA, *arguments: str, **changed: str | None) -> Iterator["sub
     told: dict[str, str | None] = {
         "PATH": os.environ["PATH"],
         "HOME": "/nowhere",
+        "FLOWGROUP_HOME": str(ca.folder),
         "PYTHONPATH": str(Path(__file__).parents[2] / "agent"),
         "PREFECT_API_URL": "http://127.0.0.1:9/api",
         "PREFECT_API_KEY": "the-real-token",

@@ -13,6 +13,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from flowgroup.edge import forward, pump
+from flowgroup.edge.acks import Acknowledging
 from flowgroup.edge.embedded import Embedded
 from flowgroup.model.endpoint import Endpoint
 
@@ -49,7 +50,7 @@ async def serving(relay: Endpoint, *, hold_s: float, limit_bytes: int) -> AsyncI
             port=0,
             log_level="warning",
             lifespan="off",
-            ws="websockets-sansio",
+            ws=Acknowledging,
             timeout_graceful_shutdown=1,
         )
         server = Embedded(config)

@@ -72,6 +72,7 @@ class _Queue:
     """One kind of records. What is sent again is of one kind, so that what the API has of the other is not sent twice."""
 
     items: deque[_Item] = field(default_factory=deque)
+    sent: int = 0  # batches, by whose number the relay knows one that comes again
     something: asyncio.Event = field(default_factory=asyncio.Event)
 
     def batch(self) -> list[_Item]:
@@ -94,6 +95,7 @@ class Outbox:
     def __init__(self, client: httpx.AsyncClient, relay: Endpoint) -> None:
         self._client = client
         self._relay = relay
+        self._name = uuid.uuid4().hex
         self._queues = {kind: _Queue() for kind in _KINDS.values()}
         self._bytes = 0
         self._room = asyncio.Event()
@@ -143,7 +145,8 @@ class Outbox:
             await queue.something.wait()
             await asyncio.sleep(_GATHER_S)
             while batch := queue.batch():
-                await self._send(kind, batch)
+                queue.sent += 1
+                await self._send(kind, batch, queue.sent)
 
     # One child's lines
 
@@ -211,11 +214,11 @@ class Outbox:
 
     # Batches
 
-    async def _send(self, kind: str, batch: list[_Item]) -> None:
+    async def _send(self, kind: str, batch: list[_Item], number: int) -> None:
         self._bytes -= sum(len(item.raw) for item in batch)
         if self._bytes <= _MOST_WAITING_BYTES:
             self._room.set()
-        body = _encoded(kind, batch)
+        body = _encoded(kind, batch, self._name, number)
         tries = 0
         while (trouble := await self._posted(body)) is not None:
             tries += 1
@@ -251,8 +254,10 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
         return None
 
 
-def _encoded(kind: str, batch: list[_Item]) -> bytes:
-    """`{"attempts": [{"token": …, "logs": […]}, …]}` (or `events`), from records that are JSON already."""
+def _encoded(kind: str, batch: list[_Item], desk: str, number: int) -> bytes:
+    """
+    `{"desk": …, "number": …, "attempts": [{"token": …, "logs": […]}, …]}` (or `events`), from records that are JSON already.
+    """
     bags: dict[int, tuple[str, list[bytes]]] = {}
     for item in batch:
         bags.setdefault(id(item.bag), (item.bag.token, []))[1].append(item.raw)
@@ -260,4 +265,4 @@ def _encoded(kind: str, batch: list[_Item]) -> bytes:
         b'{"token":%s,"%s":[%s]}' % (json.dumps(token).encode(), kind.encode(), b",".join(records))
         for token, records in bags.values()
     ]
-    return b'{"attempts":[' + b",".join(parts) + b"]}"
+    return b'{"desk":"%s","number":%d,"attempts":[%s]}' % (desk.encode(), number, b",".join(parts))

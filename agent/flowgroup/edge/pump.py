@@ -20,6 +20,7 @@ from flowgroup.edge import tls
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.endpoint import Endpoint
 
+EVENTS_IN = "/events/in"
 MAX_FRAME_BYTES = 5 * 1024 * 1024
 # The codes that Prefect's client takes as "again": anything but 1000 and 1001.
 TRY_AGAIN = 1013
@@ -101,15 +102,18 @@ async def _opened(opening: connect) -> ClientConnection:
         raise Transient(f"cannot be reached: {type(exc).__name__}") from exc
 
 
-async def pump(socket: WebSocket, upstream: ClientConnection, *, check: Check | None = None) -> Ending:
+async def pump(
+    socket: WebSocket, upstream: ClientConnection, *, check: Check | None = None, acknowledged: bool = False
+) -> Ending:
     """
     Pass frames both ways until either side ends; then end the other side in the same way. The socket is
     accepted.
 
     `check` sees every frame from the socket before it is sent. When it says False the frame is dropped; when
-    it raises Refused both sides are closed (1008), when it raises Transient the client is to try again.
+    it raises Refused both sides are closed (1008), when it raises Transient the client is to try again. With
+    `acknowledged` a frame is dealt with when the upstream has answered a ping after it (`acks.py`).
     """
-    outward = asyncio.create_task(_outward(socket, upstream, check), name="pump-outward")
+    outward = asyncio.create_task(_outward(socket, upstream, check, acknowledged), name="pump-outward")
     inward = asyncio.create_task(_inward(socket, upstream), name="pump-inward")
     try:
         done, _ = await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +127,7 @@ async def pump(socket: WebSocket, upstream: ClientConnection, *, check: Check | 
     return ending
 
 
-async def _outward(socket: WebSocket, upstream: ClientConnection, check: Check | None) -> Ending:
+async def _outward(socket: WebSocket, upstream: ClientConnection, check: Check | None, acknowledged: bool) -> Ending:
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -133,6 +137,8 @@ async def _outward(socket: WebSocket, upstream: ClientConnection, check: Check |
         try:
             if check is None or await check(frame):
                 await upstream.send(frame)
+            if acknowledged:
+                await (await upstream.ping())
         except Refused as exc:
             return Ending(POLICY, str(exc))
         except Transient as exc:
@@ -193,7 +199,7 @@ async def pass_on(socket: WebSocket, *, url: str, hold_s: float, at: Endpoint | 
     try:
         async with upstream(url, headers=headers, subprotocols=offered, hold_s=hold_s, at=at) as connection:
             await socket.accept(subprotocol=connection.subprotocol)
-            await pump(socket, connection)
+            await pump(socket, connection, acknowledged=url.endswith(EVENTS_IN))
     except WebSocketDisconnect:
         return  # the client went away before it was let in
     except Denied as exc:

@@ -26,13 +26,14 @@ from flowgroup.edge import forward, lines, tls
 from flowgroup.errors import Refused
 from flowgroup.health import Health
 from flowgroup.relay.control import Control
-from flowgroup.relay.delivery import Delivery
+from flowgroup.relay.intake import Intake
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.probes import probes
 from flowgroup.relay.proxy import Proxy
 from flowgroup.relay.records import Records
 from flowgroup.relay.serving import SecuredServer, Server, server_config
 from flowgroup.relay.sockets import Sockets
+from flowgroup.relay.spool.spooling import Spool, spooling
 from flowgroup.relay.tokens import Attempts
 from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, secrets_of, tls_of
 from flowgroup.settings import RelaySettings, Settings
@@ -87,7 +88,12 @@ def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
     with listening(listen) as listener:
         at = str(listen) if isinstance(listen, Path) else listener.getsockname()[:2]
         log.get().info("relay_listens", at=at, tls=secured is not None)
-        asyncio.run(_serve(settings, secrets, listener, verify, secured))
+        asyncio.run(_serve(settings, secrets, listener, spool_folder(settings, listen), verify, secured))
+
+
+def spool_folder(settings: Settings, listen: Address) -> Path:
+    """Where the spool is: beside the socket, if nobody says where."""
+    return settings.relay.spool or (listen.parent if isinstance(listen, Path) else settings.daemon.home) / "spool"
 
 
 def secured_by(settings: RelaySettings, listen: Address) -> ssl.SSLContext | None:
@@ -108,12 +114,16 @@ async def _serve(
     settings: Settings,
     secrets: Secrets,
     listener: socket.socket,
+    folder: Path,
     verify: ssl.SSLContext | None,
     secured: ssl.SSLContext | None,
 ) -> None:
     health = Health()
-    async with forward.client(verify=verify or False) as client:
-        app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify), health)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(forward.client(verify=verify or False))
+        upstream = Upstream(secrets, client, verify=verify)
+        spool = await stack.enter_async_context(spooling(settings.relay, upstream, folder))
+        app = make_app(settings.relay, secrets, upstream, spool, health)
         config = server_config(app)
         server = SecuredServer(config, listener, secured) if secured else Server(config)
 
@@ -127,14 +137,16 @@ async def _serve(
         await server.serve(sockets=[listener])
 
 
-def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream, health: Health | None = None) -> Starlette:
+def make_app(
+    settings: RelaySettings, secrets: Secrets, upstream: Upstream, spool: Spool, health: Health | None = None
+) -> Starlette:
     """The relay as an ASGI application."""
     attempts = Attempts()
     owners = Owners(attempts, upstream, hold_s=settings.hold_s)
-    proxy = Proxy(attempts, upstream, owners, settings)
-    sockets = Sockets(attempts, upstream, owners, settings)
-    logs, events = (Delivery(upstream, path, settings.hold_s) for path in ("/logs/", "/events"))
-    records = Records(attempts, owners, logs, events, hold_s=settings.hold_s)
+    intake = Intake(owners, spool)
+    proxy = Proxy(attempts, upstream, owners, intake, settings)
+    sockets = Sockets(attempts, upstream, owners, intake, settings)
+    records = Records(attempts, intake)
     control = Control(attempts, settings, secrets.control_key.get_secret_value())
     return Starlette(
         routes=[

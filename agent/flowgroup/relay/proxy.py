@@ -14,11 +14,13 @@ from starlette.responses import JSONResponse, Response
 from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import door, named, paths, rules
+from flowgroup.relay import door, named, paths, rules, states
+from flowgroup.relay.intake import Intake
 from flowgroup.relay.outage import Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
 from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
+from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.tokens import Attempts, OpenAttempt
 from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
 from flowgroup.settings import RelaySettings
@@ -31,6 +33,10 @@ _CREDENTIALS = (401, 403)
 _LOCKED_S = 2.0
 _LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
+
+# What goes by the spool, and what the API would answer.
+_KEPT = {("POST", "/logs/"): (Kind.LOGS, 201), ("POST", "/events"): (Kind.EVENTS, 204)}
+_SETS_STATE = frozenset(f"/{runs}/{{id}}/set_state" for runs in ("flow_runs", "task_runs"))
 
 _Answer = tuple[httpx.Response, bytes | None]
 
@@ -52,10 +58,13 @@ class Passed:
 class Proxy:
     """`/api/…`: every call is judged, and what may pass is sent on with the token."""
 
-    def __init__(self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings) -> None:
+    def __init__(
+        self, attempts: Attempts, upstream: Upstream, owners: Owners, intake: Intake, settings: RelaySettings
+    ) -> None:
         self._attempts = attempts
         self._upstream = upstream
         self._owners = owners
+        self._intake = intake
         self._settings = settings
         self._patience = Patience()
         self._pending: Pending[_Answer] = Pending(lambda answer: not answer[0].is_server_error)
@@ -68,7 +77,10 @@ class Proxy:
             return _counted("unknown_yet" if attempt.status_code == _UNAVAILABLE else "unauthorized", attempt)
         try:
             passed = await self._judged(request, attempt)
-            return passed if isinstance(passed, Response) else await self._sent(request, passed)
+            if isinstance(passed, Response):
+                return passed
+            kept = _KEPT.get((request.method, passed.allow.path))
+            return await (self._stored(passed, *kept) if kept else self._sent(request, passed))
         except forward.BodyRefused as exc:
             return _counted("too_large", exc.answer)
         except Transient as exc:
@@ -104,6 +116,14 @@ class Proxy:
                     return ruling.allow
                 return _refused(attempt, request, f"{foreign.kind} {foreign.id} does not belong to this run")
 
+    async def _stored(self, passed: Passed, kind: Kind, status: int) -> Response:
+        """Records go by the spool. A body that comes again is not stored twice. Raises Transient."""
+        records = await self._intake.passing(passed.attempt, kind, json.loads(passed.body))
+        name = hashlib.sha256(passed.attempt.id.encode() + passed.body).hexdigest()
+        told = {"logs": records} if kind is Kind.LOGS else {"events": records}
+        await self._intake.spool.store(**told, desk=name, number=1, is_body=True)
+        return _counted("passed", Response(status_code=status))
+
     async def _sent(self, request: Request, passed: Passed) -> Response:
         """What the API made of it, as the child is told. Raises Transient when the child is to wait."""
         response, small = await self._exchanged(request, passed)
@@ -112,6 +132,9 @@ class Proxy:
             asked = retry_after_s(response.headers)
             raise Transient(f"it answered {response.status_code}", retry_after_s=asked)
         _remember(passed, response, small)
+        made = states.as_accepted(passed.body, small) if small and passed.allow.route in _SETS_STATE else None
+        if made is not None:
+            return _counted("passed", Response(made, _CREATED, media_type="application/json"))
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
 
     async def _exchanged(self, request: Request, passed: Passed) -> _Answer:
@@ -130,7 +153,9 @@ class Proxy:
 
     def _outgoing(self, request: Request, passed: Passed) -> httpx.Request:
         headers = request.headers.raw
-        if passed.allow.makes:  # its answer is read here, so it must not be compressed
+        if (
+            passed.allow.makes or passed.allow.route in _SETS_STATE
+        ):  # its answer is read here, so it must not be compressed
             headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
         return self._upstream.request(
             request.method,

@@ -1,30 +1,25 @@
 """
 Logs and events of all runs of a driver at once: `POST /flowgroup/records`.
 
-Each record is judged as if its child had sent it alone. What may pass goes on to the API together with what other drivers
-sent meanwhile; the answer comes when the API has it.
+Each record is judged as if its child had sent it alone. The answer comes when what may pass is on disk.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flowgroup import log, metrics
+from flowgroup import metrics
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import door, named
-from flowgroup.relay.delivery import Delivery
-from flowgroup.relay.owners import Owners
-from flowgroup.relay.pending import Pending
-from flowgroup.relay.tokens import Attempts, Named, OpenAttempt
+from flowgroup.relay import door
+from flowgroup.relay.intake import Intake
+from flowgroup.relay.spool.rows import Kind
+from flowgroup.relay.tokens import Attempts
 
 _MOST_BYTES = 5 * 1024 * 1024
-_Names = Callable[[Any], Iterator[Named]]
 
 
 class _Said(BaseModel):
@@ -35,45 +30,40 @@ class _Said(BaseModel):
 
 class _Records(BaseModel):
     attempts: list[_Said]
+    desk: str | None = Field(default=None, min_length=16, max_length=64)
+    number: int = Field(default=0, ge=0, lt=1 << 62)
 
 
 class Records:
-    """`logs` and `events` deliver to the API; a driver is held for `hold_s` seconds at most."""
-
-    def __init__(self, attempts: Attempts, owners: Owners, logs: Delivery, events: Delivery, *, hold_s: float) -> None:
+    def __init__(self, attempts: Attempts, intake: Intake) -> None:
         self._attempts = attempts
-        self._owners = owners
-        self._logs = logs
-        self._events = events
-        self._hold_s = hold_s
-        self._pending: Pending[int] = Pending(lambda _: True)
+        self._intake = intake
 
     async def take(self, request: Request) -> Response:
         """
-        `{"attempts": [{"token", "logs", "events"}…]}`. 200 once the API has what may pass; 503: send all of it again,
-        as it is.
+        `{"desk", "number", "attempts": [{"token", "logs", "events"}…]}`. 200 once what may pass is on disk; 503: send all of
+        it again, as it is. A batch that a desk sends again, under its number, is not stored twice; numbers grow, for logs and
+        events each. Both may be left out.
         """
         if not self._attempts.known:
             return forward.away(door.NOT_KNOWN_YET)
         try:
             body = await forward.read_body(request, limit_bytes=_MOST_BYTES)
-            records = _Records.model_validate(json.loads(body))
-            told = hashlib.sha256(body).digest()
-            refused = await self._pending.answer(told, lambda: self._deliver(records), wait_s=self._hold_s)
+            refused = await self._store(_Records.model_validate(json.loads(body)))
         except forward.BodyRefused as exc:
             return exc.answer
         except (ValidationError, ValueError, RecursionError):
             return JSONResponse({"detail": "the body is not of the form that the driver sends"}, 422)
         except Transient as exc:
             metrics.RELAY_REQUESTS.labels("away").inc()
-            return forward.away(f"Prefect's API: {exc}", retry_after_s=exc.retry_after_s)
+            return forward.away(str(exc), retry_after_s=exc.retry_after_s)
         metrics.RELAY_REQUESTS.labels("passed").inc()
         return JSONResponse({"refused": refused})
 
-    async def _deliver(self, records: _Records) -> int:
+    async def _store(self, records: _Records) -> int:
         """How many were refused. Raises Transient."""
-        logs: list[bytes] = []
-        events: list[bytes] = []
+        logs: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         count = 0
         for said in records.attempts:
             count += len(said.logs) + len(said.events)
@@ -81,26 +71,7 @@ class Records:
             if attempt is None and self._attempts.may_be_open(said.token):
                 raise Transient(door.NOT_KNOWN_YET)
             if attempt is not None:
-                logs += [_raw(one) for one in said.logs if await self._may_pass(attempt, one, named.log_names)]
-                events += [_raw(one) for one in said.events if await self._may_pass(attempt, one, named.event_names)]
-        refused = count - len(logs) - len(events)
-        await self._logs.deliver(logs)
-        await self._events.deliver(events)
-        _count(len(logs), len(events), refused)
-        return refused
-
-    async def _may_pass(self, attempt: OpenAttempt, record: Any, names: _Names) -> bool:
-        reason = await self._owners.why_not(attempt, names(record))
-        if reason is not None:
-            log.get().warning("record_refused", run=attempt.run_id, reason=reason)
-        return reason is None
-
-
-def _raw(record: Any) -> bytes:
-    """Written anew: of a name given twice we judged the one that the API gets."""
-    return json.dumps(record).encode()
-
-
-def _count(logs: int, events: int, refused: int) -> None:
-    for kind, number in (("logs", logs), ("events", events), ("refused", refused)):
-        metrics.RELAY_RECORDS.labels(kind).inc(number)
+                logs += await self._intake.passing(attempt, Kind.LOGS, said.logs)
+                events += await self._intake.passing(attempt, Kind.EVENTS, said.events)
+        await self._intake.spool.store(logs=logs, events=events, desk=records.desk, number=records.number)
+        return count - len(logs) - len(events)

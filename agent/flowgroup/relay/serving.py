@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flowgroup import log
+from flowgroup.edge.acks import Acknowledging
 from flowgroup.edge.lines import Strangers, accept, shaken
 
 _SHUTDOWN_S = 5
@@ -118,6 +119,7 @@ def server_config(app: Starlette) -> uvicorn.Config:
         date_header=False,
         proxy_headers=False,
         lifespan="off",
+        ws=Acknowledging,
         ws_per_message_deflate=False,
         ws_max_size=5 * 1024 * 1024,
         timeout_keep_alive=_KEEPALIVE_S,

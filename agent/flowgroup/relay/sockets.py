@@ -5,8 +5,9 @@ read.
 The relay shakes hands with both sides itself, so that a child always speaks Prefect's own protocol, whatever
 the API behind us speaks (Prefect Cloud's `/events/in` has no handshake), and never sees the token.
 
-Events are acknowledged by pong frames, which the relay answers itself: an event that the relay has and the
-API has not is lost if either dies at that moment. A spool is to close that gap.
+Events that come in are acknowledged by pong frames (`edge/acks.py`) when they are in the spool, which brings them to the API
+by calls: nobody waits for the API's own websocket. It is not known that Prefect Cloud takes all events by calls, so there they
+go on to its websocket, and one that the relay has and Cloud has not is lost if either dies at that moment.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ from flowgroup import log, metrics
 from flowgroup.edge import pump
 from flowgroup.errors import Refused, Transient
 from flowgroup.relay import door, named
+from flowgroup.relay.intake import Intake
 from flowgroup.relay.owners import Owners
+from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.tokens import Attempts, Named, OpenAttempt
 from flowgroup.relay.upstream import Upstream
 from flowgroup.settings import RelaySettings
@@ -38,14 +41,17 @@ _FIRST_FRAME_S = 10.0
 class Sockets:
     """`/api/events/in` and `/api/events/out`."""
 
-    def __init__(self, attempts: Attempts, upstream: Upstream, owners: Owners, settings: RelaySettings) -> None:
+    def __init__(
+        self, attempts: Attempts, upstream: Upstream, owners: Owners, intake: Intake, settings: RelaySettings
+    ) -> None:
         self._attempts = attempts
         self._upstream = upstream
         self._owners = owners
+        self._intake = intake
         self._dial_s = min(_DIAL_S, settings.hold_s)
 
     async def events_in(self, socket: WebSocket) -> None:
-        await self._serve(socket, "/events/in", judged=True)
+        await self._serve(socket, pump.EVENTS_IN, judged=True)
 
     async def events_out(self, socket: WebSocket) -> None:
         await self._serve(socket, "/events/out", judged=False)
@@ -77,7 +83,7 @@ class Sockets:
             await pump.deny(socket, attempt)
             return
         try:
-            async with self._dialled(socket, path) as upstream:
+            async with self._behind(socket, path) as upstream:
                 await socket.accept(subprotocol=_SUBPROTOCOL)
                 if await _auth_frame(socket) is not None:
                     await self._pass(socket, upstream, attempt, judged=judged)
@@ -95,7 +101,7 @@ class Sockets:
             await self._close_unknown(socket, frame)
             return
         try:
-            async with self._dialled(socket, path) as upstream:
+            async with self._behind(socket, path) as upstream:
                 await self._pass(socket, upstream, attempt, judged=judged)
         except Transient as exc:
             metrics.RELAY_REQUESTS.labels("away").inc()
@@ -108,13 +114,27 @@ class Sockets:
         metrics.RELAY_REQUESTS.labels("unauthorized").inc()
         await pump.close(socket, pump.Ending(pump.POLICY, door.NOT_OPEN))
 
-    async def _pass(self, socket: WebSocket, upstream: ClientConnection, attempt: OpenAttempt, *, judged: bool) -> None:
+    @asynccontextmanager
+    async def _behind(self, socket: WebSocket, path: str) -> AsyncIterator[ClientConnection | None]:
+        """The API's websocket, or None where events are kept here. Raises Transient."""
+        if path == pump.EVENTS_IN and not self._upstream.is_cloud:
+            yield None
+            return
+        async with self._dialled(socket, path) as upstream:
+            yield upstream
+
+    async def _pass(
+        self, socket: WebSocket, upstream: ClientConnection | None, attempt: OpenAttempt, *, judged: bool
+    ) -> None:
         """
         Both sides have shaken hands. Transient from here on would be the pump's to tell: it closes with a
         code.
         """
         metrics.RELAY_REQUESTS.labels("passed").inc()
         await socket.send_json({"type": "auth_success"})
+        if upstream is None:
+            await pump.close(socket, await self._kept(socket, attempt))
+            return
 
         async def check(frame: str | bytes) -> bool:
             if not self._attempts.is_open(attempt):
@@ -122,6 +142,26 @@ class Sockets:
             return not judged or await self._may_pass(attempt, frame)
 
         await pump.pump(socket, upstream, check=check)
+
+    async def _kept(self, socket: WebSocket, attempt: OpenAttempt) -> pump.Ending:
+        """Store each event before the next one is asked for."""
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return pump.Ending(1000)
+            if not self._attempts.is_open(attempt):
+                return pump.Ending(pump.POLICY, door.NOT_OPEN)
+            text = message.get("text")
+            try:
+                event = named.parse(text if text is not None else message["bytes"])
+            except named.Malformed:
+                metrics.RELAY_REQUESTS.labels("refused").inc()
+                continue
+            try:
+                events = await self._intake.passing(attempt, Kind.EVENTS, [event])
+                await self._intake.spool.store(events=events)
+            except Transient as exc:
+                return pump.Ending(pump.TRY_AGAIN, str(exc))
 
     async def _may_pass(self, attempt: OpenAttempt, frame: str | bytes) -> bool:
         """
@@ -157,7 +197,7 @@ class Sockets:
         )
 
     def _is_without_handshake(self, path: str) -> bool:
-        return self._upstream.is_cloud and path == "/events/in"
+        return self._upstream.is_cloud and path == pump.EVENTS_IN
 
     async def _shake_hands(self, upstream: ClientConnection) -> None:
         try:
