@@ -12,10 +12,10 @@ import pytest
 
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.seals import Seals
-from flowgroup.edge.relay_control import OpenAttempt, RelayControl
+from flowgroup.edge.relay_control import OpenAttempt, RelayControl, RelayControls
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.endpoint import Endpoint
-from flowgroup.model.ids import AttemptId, ClusterName, FlowId, RunId
+from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, FlowId, RunId
 from flowgroup.model.runs import ClaimedRun, DueRun
 from tests.fakes.relay import FakeRelay
 
@@ -35,17 +35,17 @@ async def relay(tmp_path: Path) -> AsyncIterator[FakeRelay]:
 
 
 @pytest.fixture
-async def control(tmp_path: Path) -> AsyncIterator[RelayControl]:
+async def control(tmp_path: Path) -> AsyncIterator[RelayControls]:
     async def where() -> Endpoint:
         return Endpoint.parse(str(tmp_path / "relay.sock"))
 
-    made = RelayControl(where, "key", ttl_s=300)
+    made = RelayControls((FIRST_RELAY,), lambda _: RelayControl(where, "key", ttl_s=300))
     yield made
     await made.aclose()
 
 
 async def test_an_open_attempt_is_in_the_relays_level_with_its_tokens_hash_only(
-    relay: FakeRelay, control: RelayControl, tmp_path: Path
+    relay: FakeRelay, control: RelayControls, tmp_path: Path
 ) -> None:
     attempts = Attempts(control, tmp_path / "attempts.json")
     opened = await attempts.open(claimed("a"), CLUSTER, "s3://b/results/etl")
@@ -64,7 +64,7 @@ async def test_an_open_attempt_is_in_the_relays_level_with_its_tokens_hash_only(
 
 
 async def test_many_that_open_at_once_are_all_open_and_share_calls(
-    relay: FakeRelay, control: RelayControl, tmp_path: Path
+    relay: FakeRelay, control: RelayControls, tmp_path: Path
 ) -> None:
     attempts = Attempts(control, tmp_path / "attempts.json")
     await asyncio.gather(*(attempts.open(claimed(str(number)), CLUSTER, None) for number in range(50)))
@@ -73,7 +73,7 @@ async def test_many_that_open_at_once_are_all_open_and_share_calls(
 
 
 async def test_a_new_daemon_keeps_the_children_of_the_former_one_connected(
-    relay: FakeRelay, control: RelayControl, tmp_path: Path
+    relay: FakeRelay, control: RelayControls, tmp_path: Path
 ) -> None:
     await Attempts(control, tmp_path / "attempts.json").open(claimed("a"), CLUSTER, None)
     before = dict(relay.open)
@@ -87,7 +87,7 @@ async def test_a_new_daemon_keeps_the_children_of_the_former_one_connected(
 
 
 async def test_a_relay_that_was_just_started_hears_of_all_attempts_when_one_opens(
-    relay: FakeRelay, control: RelayControl, tmp_path: Path
+    relay: FakeRelay, control: RelayControls, tmp_path: Path
 ) -> None:
     attempts = Attempts(control, tmp_path / "attempts.json")
     await attempts.open(claimed("a"), CLUSTER, None)
@@ -98,7 +98,7 @@ async def test_a_relay_that_was_just_started_hears_of_all_attempts_when_one_open
 
 @pytest.mark.parametrize(("status", "trouble"), [(503, Transient), (401, Permanent), (422, Permanent)])
 async def test_a_relay_that_refuses_is_said_when_opening_and_put_off_when_closing(
-    relay: FakeRelay, control: RelayControl, tmp_path: Path, status: int, trouble: type[Exception]
+    relay: FakeRelay, control: RelayControls, tmp_path: Path, status: int, trouble: type[Exception]
 ) -> None:
     attempts = Attempts(control, tmp_path / "attempts.json")
     await attempts.open(claimed("a"), CLUSTER, None)
@@ -111,24 +111,24 @@ async def test_a_relay_that_refuses_is_said_when_opening_and_put_off_when_closin
     assert set(relay.open) == {"b", "c"}
 
 
-async def test_without_a_relay_opening_is_transient(control: RelayControl, tmp_path: Path) -> None:
+async def test_without_a_relay_opening_is_transient(control: RelayControls, tmp_path: Path) -> None:
     with pytest.raises(Transient):
         await Attempts(control, tmp_path / "attempts.json").open(claimed("a"), CLUSTER, None)
 
 
 @pytest.mark.parametrize("text", ["", "not json", "7", "[1]", '[{"attempt":"a"}]', '{"a":1}'])
-async def test_a_file_that_cannot_be_read_is_as_none(control: RelayControl, tmp_path: Path, text: str) -> None:
+async def test_a_file_that_cannot_be_read_is_as_none(control: RelayControls, tmp_path: Path, text: str) -> None:
     (tmp_path / "attempts.json").write_text(text)
     assert Attempts(control, tmp_path / "attempts.json").listed() == []
 
 
-async def test_a_disk_that_is_full_is_transient(relay: FakeRelay, control: RelayControl, tmp_path: Path) -> None:
+async def test_a_disk_that_is_full_is_transient(relay: FakeRelay, control: RelayControls, tmp_path: Path) -> None:
     attempts = Attempts(control, tmp_path / "missing" / "attempts.json")
     with pytest.raises(Transient, match="cannot write"):
         await attempts.open(claimed("a"), CLUSTER, None)
 
 
-async def test_the_file_is_what_the_relay_was_told(relay: FakeRelay, control: RelayControl, tmp_path: Path) -> None:
+async def test_the_file_is_what_the_relay_was_told(relay: FakeRelay, control: RelayControls, tmp_path: Path) -> None:
     attempts = Attempts(control, tmp_path / "attempts.json")
     for name in "abc":
         await attempts.open(claimed(name), CLUSTER, None)
@@ -137,7 +137,7 @@ async def test_the_file_is_what_the_relay_was_told(relay: FakeRelay, control: Re
 
 
 async def test_without_its_file_the_relay_is_told_nothing_until_the_drivers_have_shown_theirs(
-    relay: FakeRelay, control: RelayControl, tmp_path: Path
+    relay: FakeRelay, control: RelayControls, tmp_path: Path
 ) -> None:
     seals = Seals("key")
     before = Attempts(control, tmp_path / "attempts.json", seals)
@@ -162,7 +162,7 @@ async def test_without_its_file_the_relay_is_told_nothing_until_the_drivers_have
     assert Attempts(control, tmp_path / "attempts.json", seals).is_whole
 
 
-async def test_a_file_that_cannot_be_read_is_a_lost_one(control: RelayControl, tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_read_is_a_lost_one(control: RelayControls, tmp_path: Path) -> None:
     (tmp_path / "attempts.json").write_text("[{")
     assert not Attempts(control, tmp_path / "attempts.json", Seals("key")).is_whole
 
