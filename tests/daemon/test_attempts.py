@@ -1,21 +1,24 @@
-"""Open attempts: the relay's level, over its real socket, and over a daemon's restart."""
+"""Open attempts: the relays' levels, over their real sockets, and over a daemon's restart."""
 
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from flowgroup.daemon import attempts as attempts_room
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.seals import Seals
 from flowgroup.edge.relay_control import OpenAttempt, RelayControl, RelayControls
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.endpoint import Endpoint
-from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, FlowId, RunId
+from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, FlowId, RelayName, RunId
 from flowgroup.model.runs import ClaimedRun, DueRun
 from tests.fakes.relay import FakeRelay
 
@@ -178,3 +181,132 @@ def test_a_seal_opens_for_its_cluster_only_and_cannot_be_made_or_changed() -> No
     other = Seals("another key").seal(replace(attempt, results="s3://all")).split(".")[0]
     for wrong in ("", ".", said, f"{said}.", f".{mac}", f"{other}.{mac}", f"{said}.{mac[:-1]}\u00e9", "\u00e9.\u00e9"):
         assert seals.opened(wrong, CLUSTER) is None
+
+
+# Several relays
+
+OTHER = RelayName("other")
+
+
+@pytest.fixture
+async def other(tmp_path: Path) -> AsyncIterator[FakeRelay]:
+    fake = FakeRelay()
+    async with fake.serve(tmp_path / "other.sock"):
+        yield fake
+
+
+def _controls(tmp_path: Path, *listed: RelayName) -> RelayControls:
+    def control(name: RelayName) -> RelayControl:
+        async def where() -> Endpoint:
+            return Endpoint.at(tmp_path / f"{name or 'relay'}.sock")
+
+        return RelayControl(where, "key", ttl_s=300)
+
+    return RelayControls(listed, control)
+
+
+@pytest.fixture
+async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RelayControls]:
+    monkeypatch.setattr(attempts_room, "_EXTEND_EVERY_S", 0.05)
+    async with aclosing(_controls(tmp_path, FIRST_RELAY, OTHER)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def extending(attempts: Attempts) -> AsyncIterator[None]:
+    task = asyncio.create_task(attempts.extend())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(is_so: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def test_each_relay_is_told_its_own_attempts_and_one_without_any_is_told_that(
+    relay: FakeRelay, other: FakeRelay, both: RelayControls, tmp_path: Path
+) -> None:
+    attempts = Attempts(both, tmp_path / "attempts.json")
+    async with extending(attempts):
+        await until(lambda: relay.levels == [set()] and other.levels[:1] == [set()])
+        await attempts.open(claimed("a"), CLUSTER, None, OTHER)
+        assert (set(relay.open), set(other.open)) == (set(), {"a"})
+        await attempts.open(claimed("b"), CLUSTER, None)
+        assert (set(relay.open), set(other.open)) == ({"b"}, {"a"})
+        other.open.clear()  # it was killed and started again
+        await until(lambda: set(other.open) == {"a"})
+        await attempts.close(AttemptId("a"))
+        assert ("DELETE", "/flowgroup/attempts/a") in other.calls
+        assert ("DELETE", "/flowgroup/attempts/a") not in relay.calls
+        assert other.open == {}
+        await attempts.close(AttemptId("unknown"))
+        assert all(("DELETE", "/flowgroup/attempts/unknown") in one.calls for one in (relay, other))
+
+
+@pytest.mark.parametrize("how", ["refuses connections", "never answers", "is in trouble"])
+async def test_a_relay_that_is_away_holds_up_no_other(
+    relay: FakeRelay, both: RelayControls, tmp_path: Path, how: str
+) -> None:
+    attempts = Attempts(both, tmp_path / "attempts.json")
+    troubled = FakeRelay(status=503)
+    async with AsyncExitStack() as stack:
+        if how == "never answers":
+            deaf = stack.enter_context(socket.socket(socket.AF_UNIX))
+            deaf.bind(str(tmp_path / "other.sock"))
+            deaf.listen(100)
+        elif how == "is in trouble":
+            await stack.enter_async_context(troubled.serve(tmp_path / "other.sock"))
+        await stack.enter_async_context(extending(attempts))
+        opening = asyncio.create_task(attempts.open(claimed("a"), CLUSTER, None, OTHER))
+        async with asyncio.timeout(2.0):  # the other one's time-out is 5 s
+            for number in range(5):
+                await attempts.open(claimed(f"b{number}"), CLUSTER, None)
+            told = len(relay.levels)
+            await until(lambda: len(relay.levels) > told + 3)
+            await attempts.close(AttemptId("b0"))
+        assert set(relay.open) == {f"b{number}" for number in range(1, 5)}
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+
+
+async def test_attempts_at_a_relay_that_is_not_listed_any_more_go_on_until_they_end(
+    relay: FakeRelay, other: FakeRelay, both: RelayControls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await Attempts(both, tmp_path / "attempts.json").open(claimed("a"), CLUSTER, None, OTHER)
+    async with aclosing(_controls(tmp_path, FIRST_RELAY)) as fewer:
+        successor = Attempts(fewer, tmp_path / "attempts.json")
+        told = len(other.levels)
+        async with extending(successor):
+            await until(lambda: len(other.levels) > told + 2)
+            assert set(other.open) == {"a"}
+            assert relay.levels[-1] == set()
+            await successor.close(AttemptId("a"))
+            assert other.open == {}
+            told = len(relay.levels)
+            await until(lambda: len(relay.levels) > told + 3)
+            assert other.levels[-1] == {"a"}  # told no more: the last word was that it is closed
+
+
+async def test_a_seal_remembers_the_relay_and_one_of_before_is_the_first_ones(
+    relay: FakeRelay, other: FakeRelay, both: RelayControls, tmp_path: Path
+) -> None:
+    seals = Seals("key")
+    before = Attempts(both, tmp_path / "attempts.json", seals)
+    before.found([])
+    opened = await before.open(claimed("a"), CLUSTER, None, OTHER)
+    (tmp_path / "attempts.json").unlink()
+    after = Attempts(both, tmp_path / "attempts.json", seals)
+    after.found(after.unsealed([(CLUSTER, opened.seal)]))
+    async with extending(after):
+        await until(lambda: len(other.levels) > 1 and len(relay.levels) > 0)
+    assert (set(relay.open), set(other.open)) == (set(), {"a"})
+    (tmp_path / "old.json").write_text(
+        json.dumps([{"attempt": "z", "run_id": "r", "token_sha256": "0", "results": None, "cluster": "c"}])
+    )
+    assert [one.relay for one in Attempts(both, tmp_path / "old.json").listed()] == [FIRST_RELAY]

@@ -146,7 +146,10 @@ class FakeDriver:
 
 @dataclass
 class FakeBackend:
-    """`dies_at_start`: why every driver that is made ends at once; `fail`: what the next call of a name raises."""
+    """
+    `dies_at_start`: why every driver that is made ends at once; `fail`: what the next call of a name raises. A relay's
+    name is its socket's path.
+    """
 
     socket: Path
     engine: Engine = completes
@@ -244,7 +247,7 @@ class FakeBackend:
         return self.socket
 
     async def relay(self, name: RelayName) -> Endpoint:
-        return Endpoint.at(self.relay_socket)
+        return Endpoint.at(Path(name) if name else self.relay_socket)
 
     async def aclose(self) -> None:
         for name in list(self._tasks):
