@@ -24,7 +24,7 @@ from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, FlowId, RelayName, RunId, Token
 from flowgroup.model.runs import ClaimedRun, DueRun
-from tests.fakes.upstream import FakeAPI, fake_api
+from tests.fakes.upstream import Failure, FakeAPI, fake_api
 from tests.relay.serving import CONTROL_KEY, an_id, waits
 from tests.relay.test_process import relay_process
 
@@ -176,3 +176,21 @@ async def _until_there(relays: Relays, name: RelayName) -> None:
     async with asyncio.timeout(30):
         while await relays.health(name) is None:
             await asyncio.sleep(0.02)
+
+
+async def test_a_relay_that_is_told_to_stop_answers_the_calls_that_have_begun(tmp_path: Path) -> None:
+    async with fake_api() as api:
+        relays = Relays(tmp_path / "relays", {"api_url": api.url})
+        run = claimed(api)
+        async with aclosing(relays.controls()) as controls:
+            attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d")
+            with relays.one(FIRST_RELAY):
+                await _until_there(relays, FIRST_RELAY)
+                token = (await attempts.open(run, ClusterName("c"), None)).token
+                api.failure = Failure(status=200, body=b'{"slow": true}', delay_s=6.5)  # it is held for 8 s at most
+                calling = asyncio.create_task(relays.call(FIRST_RELAY, token, run.id))
+                async with asyncio.timeout(10):
+                    while not api.seen:
+                        await asyncio.sleep(0.01)
+                os.kill(relays.pids[FIRST_RELAY], signal.SIGTERM)
+                assert (await calling).json() == {"slow": True}
