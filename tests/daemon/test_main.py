@@ -361,7 +361,7 @@ async def test_groups_are_shared_out_among_relays_and_a_cluster_keeps_its_own_wh
     tmp_path: Path,
 ) -> None:
     second = FakeRelay()
-    async with machine(tmp_path) as at, second.serve(tmp_path / "second.sock"):
+    async with second.serve(tmp_path / "second.sock"), machine(tmp_path) as at:
         at.relays = (FIRST_RELAY, RelayName(str(tmp_path / "second.sock")))
         await at.start()
         at.fake.flows |= {
@@ -393,3 +393,4 @@ async def test_groups_are_shared_out_among_relays_and_a_cluster_keeps_its_own_wh
         for run_id in runs:
             await at.ends(run_id, "COMPLETED")
         await at.until(lambda: not second.open and not at.relay.open)
+        await at.stop()

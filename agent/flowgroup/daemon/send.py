@@ -65,7 +65,7 @@ class Sender:
         with STAGE_SECONDS.labels("sent").time():
             assert plan.deployment is not None  # `place` refuses runs without one
             opened, known, code, remarks = await asyncio.gather(
-                self.attempts.open(run, found.name, results_of(plan), found.spec.relay),
+                self.attempts.open(run, found.name, results_of(plan), plan.spec.relay),
                 self.knowledge.of(run, plan.deployment),
                 self._code(plan.bundle, plan.deployment),
                 self.clusters.remarks(found.name),
