@@ -177,7 +177,11 @@ class KubernetesSettings(Section):
         default=(), description="names of Secrets in that namespace, separated by commas"
     )
     daemon_address: str = Field(default="", description="tls://host:port, as drivers reach the daemon")
-    relay_address: str = Field(default="", description="https://host:port, as drivers and the daemon reach the relay")
+    relay_address: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="https://host:port, as drivers and the daemon reach the relay; of several relays, separated by commas, "
+        "each flow group has one, and the first is that of clusters made while it was alone",
+    )
     ca_config_map: str | None = Field(
         default=None, description="a ConfigMap of that namespace whose ca.crt vouches for daemon and relay"
     )
@@ -214,7 +218,9 @@ class KubernetesSettings(Section):
         default=60.0, gt=0, description="how often it is noted on each DaskCluster that its daemon lives"
     )
 
-    @field_validator("image_pull_secrets", "service_accounts", "egress", "driver_egress", mode="before")
+    @field_validator(
+        "image_pull_secrets", "service_accounts", "egress", "driver_egress", "relay_address", mode="before"
+    )
     @classmethod
     def _separated(cls, names: object) -> object:
         return split(names)

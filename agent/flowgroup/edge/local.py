@@ -22,7 +22,7 @@ from flowgroup.edge.processes import Running, end, is_alive, python, spawn, stra
 from flowgroup.errors import Permanent, Refused
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
-from flowgroup.model.ids import ClusterName
+from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import DEFAULT_GROUP
@@ -48,6 +48,7 @@ class Local:
     python: str = ".".join(platform.python_version_tuple()[:2])
     relay_key: str = ""
     renew_every_s: float | None = None
+    relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     _worker_starts: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,7 +153,7 @@ class Local:
     def listen(self) -> Listen:
         return self.folder / "daemon.sock"
 
-    async def relay(self) -> Endpoint:
+    async def relay(self, name: RelayName = FIRST_RELAY) -> Endpoint:
         """The relay's socket; starts the relay if it does not run. Raises Permanent when it does not come up."""
         socket, state = self.folder / "relay.sock", self.folder / "relay.json"
         running = _running(_json(state))

@@ -44,6 +44,7 @@ Address = Path | tuple[str, int]
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PR_SET_DUMPABLE = 4
 _BACKLOG = 512
+_ANSWERED_WITHIN_S = 2.0  # after the longest that a call is held
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -124,7 +125,7 @@ async def _serve(
         upstream = Upstream(secrets, client, verify=verify)
         spool = await stack.enter_async_context(spooling(settings.relay, upstream, folder))
         app = make_app(settings.relay, secrets, upstream, spool, health)
-        config = server_config(app)
+        config = server_config(app, finish_s=settings.relay.hold_s + _ANSWERED_WITHIN_S)
         server = SecuredServer(config, listener, secured) if secured else Server(config)
 
         def stop() -> None:

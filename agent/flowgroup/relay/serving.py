@@ -6,6 +6,7 @@ Behind TLS whoever has not made a call yet is a stranger (`edge/lines.py`): it h
 
 import asyncio
 import contextlib
+import math
 import socket
 import ssl
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from flowgroup import log
 from flowgroup.edge.acks import Acknowledging
 from flowgroup.edge.lines import Strangers, accept, shaken
 
-_SHUTDOWN_S = 5
+_FINISH_S = 10.0
 _MOST_HEADER_BYTES = 64 * 1024
 _KEEPALIVE_S = 75
 _FIRST_CALL_S = 10.0
@@ -109,8 +110,11 @@ class _Called(H11Protocol):
         super().connection_lost(exc)
 
 
-def server_config(app: Starlette) -> uvicorn.Config:
-    """How the application is served: no line in any log per call, bounded headers and frames."""
+def server_config(app: Starlette, *, finish_s: float = _FINISH_S) -> uvicorn.Config:
+    """
+    How the application is served: no line in any log per call, bounded headers and frames. Calls that have begun have
+    `finish_s` seconds when it stops.
+    """
     return uvicorn.Config(
         app,
         log_config=None,
@@ -123,6 +127,6 @@ def server_config(app: Starlette) -> uvicorn.Config:
         ws_per_message_deflate=False,
         ws_max_size=5 * 1024 * 1024,
         timeout_keep_alive=_KEEPALIVE_S,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_graceful_shutdown=math.ceil(finish_s),
         h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
     )
