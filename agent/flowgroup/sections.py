@@ -34,6 +34,11 @@ class PrefectSettings(Section):
     )
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
+    api_key_file: Path | None = Field(
+        default=None,
+        description="a file with the key, read again when it changes; ours alone, Prefect does not know it",
+    )
+    api_auth_string_file: Path | None = Field(default=None, description="the same for the auth string")
     client_custom_headers: dict[str, str] = Field(default_factory=dict, repr=False)
     api_request_timeout: float = Field(default=30.0, gt=0)
     api_tls_insecure_skip_verify: bool = False

@@ -9,7 +9,6 @@ have it too, sealed: until they have shown it the relay is told nothing, for it 
 import asyncio
 import hashlib
 import json
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,8 @@ from flowgroup.daemon.seals import Seals
 from flowgroup.edge.files import read_text, write_atomically
 from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.ids import AttemptId, ClusterName, Token
+from flowgroup.model.ids import AttemptId, ClusterName
+from flowgroup.model.proofs import new_token
 from flowgroup.model.runs import ClaimedRun, Opened
 
 _EXTEND_EVERY_S = 5.0
@@ -37,15 +37,17 @@ class Attempts:
     take a single one for all there are, and refuse the others' children.
     """
 
-    def __init__(self, relay: Relay, file: Path, seals: Seals | None = None, *, daemon: str = "") -> None:
+    def __init__(
+        self, relay: Relay, file: Path, seals: Seals | None = None, *, daemon: str = "", key: str = ""
+    ) -> None:
         """
-        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what the relay knows us by: our
-        tokens begin with it, so that a relay which has not heard of us yet does not refuse them.
+        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what the relay knows us by, and
+        `key` the control key: our tokens show both, so that a relay which has not heard of us yet does not refuse them.
         """
         self._relay = relay
         self._file = file
         self._seals = seals
-        self._before = f"{daemon}." if daemon else ""
+        self._known_by = (daemon, key)
         read = _read(file)
         self._is_whole = asyncio.Event()
         if read is not None or seals is None:
@@ -58,7 +60,7 @@ class Attempts:
 
     async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened:
         """Open the run's attempt, with a new token. Raises Transient when the relay does not take it."""
-        token = Token(self._before + secrets.token_urlsafe(32))
+        token = new_token(*self._known_by)
         hashed = hashlib.sha256(token.encode()).hexdigest()
         opened = OpenAttempt(run.attempt, run.id, hashed, results, cluster)
         self._change({**self._open, run.attempt: opened})

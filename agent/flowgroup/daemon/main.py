@@ -162,7 +162,8 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     )
     known_as = digest("daemon", folder.name)[:8]
     relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s, daemon=known_as)
-    attempts = Attempts(relay, folder / "attempts.json", Seals(backend.relay_key), daemon=known_as)
+    key = backend.relay_key
+    attempts = Attempts(relay, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
         slots=slots,

@@ -129,13 +129,14 @@ async def _serve(
 
 def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream, health: Health | None = None) -> Starlette:
     """The relay as an ASGI application."""
-    attempts = Attempts()
+    key = secrets.control_key.get_secret_value()
+    attempts = Attempts(key)
     owners = Owners(attempts, upstream, hold_s=settings.hold_s)
     proxy = Proxy(attempts, upstream, owners, settings)
     sockets = Sockets(attempts, upstream, owners, settings)
     logs, events = (Delivery(upstream, path, settings.hold_s) for path in ("/logs/", "/events"))
     records = Records(attempts, owners, logs, events, hold_s=settings.hold_s)
-    control = Control(attempts, settings, secrets.control_key.get_secret_value())
+    control = Control(attempts, settings, key)
     return Starlette(
         routes=[
             *probes(health or Health(is_ready=True)),

@@ -27,7 +27,8 @@ PREFIX = b"/api"
 _CREATED = 201
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
-_CREDENTIALS = (401, 403)
+_UNAUTHORIZED = 401
+_CREDENTIALS = (_UNAUTHORIZED, 403)
 _LOCKED_S = 2.0
 _LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
@@ -164,6 +165,8 @@ class Proxy:
         if verdict is Verdict.PASS:
             self._patience.worked(*call)
             return False
+        if status == _UNAUTHORIZED and self._upstream.credentials.refused():
+            return True  # the next try shows the new ones
         self._tell(status, passed.allow.route)
         if verdict is Verdict.WAIT:
             return True

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.proofs import daemon_of
 
 # Beyond these an attempt's ids are looked up at the API, or treated as unseen: memory stays bounded.
 _MOST_KEPT = 100_000
@@ -99,14 +100,16 @@ class Attempts:
 
     `known` is false from the start until a daemon has said what is open: a relay that was restarted must not
     refuse a run that it merely does not know yet. Of several daemons each speaks for its own attempts, and a
-    token begins with the name of its daemon, so that one of them is not taken for all (`may_be_open`).
+    token proves which daemon made it (`key`, the control key), so that one of them is not taken for all, and a forged
+    one is refused however late a daemon is (`may_be_open`).
 
     An attempt's time runs out only by what the daemon says: at its last word, was this attempt already past
     its time? While the daemon is away nothing runs out, so that its restart ends no run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
         self.known = False
+        self._key = key
         self._heard_of: set[str] = set()
         self._by_token: dict[str, OpenAttempt] = {}
         self._by_id: dict[AttemptId, OpenAttempt] = {}
@@ -136,8 +139,8 @@ class Attempts:
 
     def may_be_open(self, token: str) -> bool:
         """Whether a token that is not found may be of a daemon that has said nothing yet."""
-        daemon, is_named, _ = token.partition(".")
-        return not self.known or (bool(is_named) and daemon not in self._heard_of)
+        daemon = daemon_of(token, self._key)
+        return not self.known or (daemon is not None and daemon not in self._heard_of)
 
     def find(self, token: str) -> OpenAttempt | None:
         """The attempt whose token this is, if it is open."""
