@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgroup.relay import paths, rules
-from flowgroup.relay.rules import RULES, Allow, Refuse
+from flowgroup.relay.rule import Allow, Refuse
+from flowgroup.relay.rules import RULES
 from tests.relay.test_rules import OTHER, OWN
 
 _FIELDS = [

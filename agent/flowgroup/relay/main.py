@@ -25,6 +25,7 @@ from flowgroup import log
 from flowgroup.edge import forward, lines, tls
 from flowgroup.errors import Refused
 from flowgroup.health import Health
+from flowgroup.relay import patterns
 from flowgroup.relay.control import Control
 from flowgroup.relay.delivery import Delivery
 from flowgroup.relay.owners import Owners
@@ -33,6 +34,7 @@ from flowgroup.relay.proxy import Proxy
 from flowgroup.relay.records import Records
 from flowgroup.relay.serving import SecuredServer, Server, server_config
 from flowgroup.relay.sockets import Sockets
+from flowgroup.relay.strict import NOTHING, Granted
 from flowgroup.relay.tokens import Attempts
 from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, secrets_of, tls_of
 from flowgroup.settings import RelaySettings, Settings
@@ -130,8 +132,11 @@ async def _serve(
 def make_app(settings: RelaySettings, secrets: Secrets, upstream: Upstream, health: Health | None = None) -> Starlette:
     """The relay as an ASGI application."""
     key = secrets.control_key.get_secret_value()
-    attempts = Attempts(key)
-    owners = Owners(attempts, upstream, hold_s=settings.hold_s)
+    attempts = Attempts(key, patterns.told(settings.redact, settings.redact_file))
+    granted = Granted(settings.variables, settings.blocks, settings.deployments)
+    owners = Owners(
+        attempts, upstream, hold_s=settings.hold_s, granted=granted if settings.profile == "strict" else NOTHING
+    )
     proxy = Proxy(attempts, upstream, owners, settings)
     sockets = Sockets(attempts, upstream, owners, settings)
     logs, events = (Delivery(upstream, path, settings.hold_s) for path in ("/logs/", "/events"))

@@ -2,12 +2,15 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from flowgroup import log
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.model.proofs import daemon_of
+from flowgroup.relay.cleaning import Masks, Sent
 
 # Beyond these an attempt's ids are looked up at the API, or treated as unseen: memory stays bounded.
 _MOST_KEPT = 100_000
@@ -19,6 +22,12 @@ class Kind(StrEnum):
     FLOW_RUN = "flow run"
     TASK_RUN = "task run"
     ARTIFACT = "artifact"
+    # Judged in the profile `strict` alone.
+    DEPLOYMENT = "deployment"
+    WORK_POOL = "work pool"
+    WORK_QUEUE = "work queue"
+    VARIABLE = "variable"
+    BLOCK = "block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,9 @@ class OpenAttempt:
     until: float
     daemon: str
     belongings: Belongings = field(repr=False)
+    masks: Masks = field(repr=False)
+    sent: Sent = field(default_factory=Sent)
+    websockets: int = 0
 
 
 class Attempts:
@@ -107,8 +119,10 @@ class Attempts:
     its time? While the daemon is away nothing runs out, so that its restart ends no run.
     """
 
-    def __init__(self, key: str = "") -> None:
+    def __init__(self, key: str = "", patterns: tuple[re.Pattern[str], ...] = ()) -> None:
+        """`patterns` are masked in everything that leaves."""
         self.known = False
+        self._patterns = patterns
         self._key = key
         self._heard_of: set[str] = set()
         self._by_token: dict[str, OpenAttempt] = {}
@@ -171,13 +185,17 @@ class Attempts:
             until=until,
             daemon=opening.daemon,
             belongings=Belongings(opening.run_id),
+            masks=Masks(self._patterns),
         )
         self._by_id[opened.id] = self._by_token[opened.token_sha256] = opened
 
     def _drop(self, attempt: AttemptId) -> None:
         gone = self._by_id.pop(attempt, None)
-        if gone is not None and self._by_token.get(gone.token_sha256) is gone:
+        if gone is None:
+            return
+        if self._by_token.get(gone.token_sha256) is gone:
             del self._by_token[gone.token_sha256]
+        log.get().info("attempt_closed", run=gone.run_id, attempt=gone.id, **asdict(gone.sent))
 
     def _heard(self, daemon: str, now: float) -> None:
         self.known = True

@@ -1,0 +1,186 @@
+"""
+Records on their way out: what every API can store, no longer than it takes, and without secrets. Pure.
+
+To be called for each record that passed, before it is written anywhere: `cleaned_log`, `cleaned_event`, and
+`cleaned_call` for the body of a call (`/logs/`, `/events`, `…/set_state`). What they give back is the record itself where
+there was nothing to do. NUL, which Postgres refuses, and lone surrogates, which are no UTF-8, become U+FFFD; colours and
+other escape sequences of terminals (ANSI) stay as they are, for they are text like any other.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from flowgroup.relay import patterns
+
+MASK = "********"
+MOST_CHARS = 25_000  # of a log line; Prefect Cloud takes no more
+MOST_EVENT_BYTES = 1024 * 1024
+_LOOKED_AT_CHARS = 32_000  # of a line that is cut: a secret may lie across the cut
+_LEAST_SECRET_CHARS = 4
+_LEAST_LINE_CHARS = 8
+_MOST_SECRETS = 1000
+_DEEPEST = 100
+_MOST_LEVEL = 2**31 - 1  # what a database's integer takes
+_BAD = re.compile("[\x00\ud800-\udfff]")
+# Not masked within events: what is not this must stay what it is. A resource's id is no place for a secret.
+_NAMES_OF_THINGS = frozenset(("id", "type", "event", "timestamp", "occurred", "follows", "created", "updated"))
+_ENDINGS = ("_id", "_time", ".id", ".role")
+
+
+@dataclass(slots=True)
+class Sent:
+    """What has left of one attempt, and what was done to it."""
+
+    records: int = 0
+    bytes: int = 0
+    masked: int = 0
+    cut: int = 0
+
+
+class Masks:
+    """What is masked in one attempt's records: exact values, and the operator's patterns."""
+
+    def __init__(self, patterns: tuple[re.Pattern[str], ...] = ()) -> None:
+        self._patterns = patterns
+        self._values: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """
+        From now on these are masked, also each of their lines, and as JSON, as Python or an address would write them.
+
+        Values of fewer than four characters are not: they would be found everywhere.
+        """
+        known = set(self._values)
+        for secret in secrets:
+            for form in _forms(secret):
+                if len(known) < _MOST_SECRETS:
+                    known.add(form)
+        self._values = tuple(sorted(known, key=len, reverse=True))  # one that has another in it goes first
+
+    def applied(self, text: str) -> tuple[str, int]:
+        """The text with everything masked, and how often something was."""
+        count = 0
+        for value in self._values:
+            if value in text:
+                count += text.count(value)
+                text = text.replace(value, MASK)
+        for pattern in self._patterns:
+            text, more = patterns.masked(text, pattern, MASK)
+            count += more
+        return text, count
+
+
+def cleaned_log(record: dict[str, Any], masks: Masks, sent: Sent) -> dict[str, Any]:
+    """A record of `POST /logs/`. Its message is masked and cut at `MOST_CHARS`, with a mark."""
+    made: dict[str, Any] = _Cleaner(sent).of(record)
+    for name in ("message", "name"):
+        if isinstance(text := made.get(name), str):
+            made[name] = _line(text, masks, sent)
+    level = made.get("level")
+    if isinstance(level, int) and not 0 <= level <= _MOST_LEVEL:
+        made["level"] = min(max(level, 0), _MOST_LEVEL)
+    return made
+
+
+def cleaned_event(event: dict[str, Any], masks: Masks, sent: Sent) -> dict[str, Any]:
+    """An event of `POST /events`. One that is larger than `MOST_EVENT_BYTES` is cut in its texts, else in its payload."""
+    made: dict[str, Any] = _Cleaner(sent, masks).of(event)
+    if len(json.dumps(made)) <= MOST_EVENT_BYTES:
+        return made
+    made = _Cleaner(sent, most=MOST_CHARS).of(made)
+    if len(json.dumps(made)) > MOST_EVENT_BYTES:
+        sent.cut += 1
+        made["payload"] = {"flowgroup": f"the payload was larger than {MOST_EVENT_BYTES} bytes, and was cut off"}
+    return made
+
+
+def cleaned_state(body: dict[str, Any], masks: Masks, sent: Sent) -> dict[str, Any]:
+    """A body with a `state` in it: its message is masked and cut; results, which it may have, are not."""
+    made: dict[str, Any] = _Cleaner(sent).of(body)
+    state = made.get("state")
+    if isinstance(state, dict) and isinstance(text := state.get("message"), str):
+        state["message"] = _line(text, masks, sent)
+    return made
+
+
+def cleaned_call(route: str, body: Any, masks: Masks, sent: Sent) -> Any:
+    """The body of a call by its route; the same object if there was nothing to do, or nothing that is known."""
+    clean: Callable[[dict[str, Any], Masks, Sent], dict[str, Any]] | None
+    clean = {"/logs/": cleaned_log, "/events": cleaned_event}.get(route)
+    if clean is not None and isinstance(body, list):
+        made: Any = [clean(one, masks, sent) if isinstance(one, dict) else one for one in body]
+    elif isinstance(body, dict) and isinstance(body.get("state"), dict):
+        made = cleaned_state(body, masks, sent)
+    else:
+        return body
+    return made if made != body else body
+
+
+@dataclass(slots=True)
+class _Cleaner:
+    """Every text in a value, its names too: storable, masked if there are masks, and no longer than `most` characters."""
+
+    sent: Sent
+    masks: Masks | None = None
+    most: int | None = None
+
+    def of(self, value: Any, name: str = "", depth: int = 0) -> Any:
+        if isinstance(value, str):
+            return self._text(value, name)
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None  # Postgres knows no NaN in JSON
+        if depth > _DEEPEST and isinstance(value, dict | list):
+            self.sent.cut += 1
+            return "cut off here: it is nested too deeply"
+        if isinstance(value, dict):
+            return {storable(key): self.of(inner, key, depth + 1) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.of(inner, name, depth + 1) for inner in value]
+        return value
+
+    def _text(self, text: str, name: str) -> str:
+        text = storable(text)
+        if self.most is not None and len(text) > self.most:
+            text, self.sent.cut = cut(text, self.most), self.sent.cut + 1
+        if self.masks is None or name in _NAMES_OF_THINGS or name.endswith(_ENDINGS):
+            return text
+        text, count = self.masks.applied(text)
+        self.sent.masked += count
+        return text
+
+
+def storable(text: str) -> str:
+    """Text that every server can store."""
+    return _BAD.sub("\N{REPLACEMENT CHARACTER}", text) if _BAD.search(text) else text
+
+
+def cut(text: str, most: int, length: int = 0) -> str:
+    """At most `most` characters, with a mark that says how many (`length`, if some are gone already) there were."""
+    length = max(length, len(text))
+    mark = f"… [cut here: {length} characters]"
+    return text if length <= most else text[: most - len(mark)] + mark
+
+
+def _line(text: str, masks: Masks, sent: Sent) -> str:
+    length = len(text)
+    text, count = masks.applied(text[:_LOOKED_AT_CHARS])
+    sent.masked += count
+    if length <= _LOOKED_AT_CHARS and len(text) <= MOST_CHARS:
+        return text
+    sent.cut += 1
+    return cut(text, MOST_CHARS, max(length, MOST_CHARS + 1))
+
+
+def _forms(secret: str) -> set[str]:
+    lines = [line for line in secret.splitlines() if len(line) >= _LEAST_LINE_CHARS]
+    forms = {storable(form) for text in (secret, *lines) for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1])}
+    forms |= {quote(storable(secret), safe="")}
+    return {form for form in forms if len(form) >= _LEAST_SECRET_CHARS}
