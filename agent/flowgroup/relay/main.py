@@ -32,7 +32,7 @@ from flowgroup.relay.owners import Owners
 from flowgroup.relay.probes import probes
 from flowgroup.relay.proxy import Proxy
 from flowgroup.relay.records import Records
-from flowgroup.relay.serving import SecuredServer, Server, server_config
+from flowgroup.relay.serving import GuardedServer, most_connections, server_config
 from flowgroup.relay.sockets import Sockets
 from flowgroup.relay.strict import NOTHING, Granted
 from flowgroup.relay.tokens import Attempts
@@ -117,7 +117,7 @@ async def _serve(
     async with forward.client(verify=verify or False) as client:
         app = make_app(settings.relay, secrets, Upstream(secrets, client, verify=verify), health)
         config = server_config(app)
-        server = SecuredServer(config, listener, secured) if secured else Server(config)
+        server = GuardedServer(config, listener, secured, most=most_connections())
 
         def stop() -> None:
             health.is_ready = False
@@ -186,6 +186,7 @@ def _unix_socket(path: Path) -> socket.socket:
     half = path.with_name(f".{path.name}.{os.getpid()}")
     half.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.setblocking(False)
     before = os.umask(0o177)  # between bind and chmod the socket would be open to others
     try:
         made.bind(str(half))

@@ -121,7 +121,8 @@ def _sample(part: tuple[Any, Any]) -> str:
     if what is kind.IN:
         return _member(told)
     if what in (kind.MAX_REPEAT, kind.MIN_REPEAT):
-        return "".join(_sample(inner) for inner in told[2]) * max(1, min(told[0], 50))
+        times: int = max(1, min(told[0], 50))
+        return "".join(_sample(inner) for inner in told[2]) * times
     if what is kind.SUBPATTERN:
         return "".join(_sample(inner) for inner in told[3])
     if what is kind.BRANCH:
@@ -135,7 +136,7 @@ def _member(members: list[tuple[Any, Any]]) -> str:
         return chr(told)
     if what is kind.RANGE:
         return chr(told[0])
-    return {kind.CATEGORY_DIGIT: "0", kind.CATEGORY_SPACE: " "}.get(told, "a")
+    return "0" if told is kind.CATEGORY_DIGIT else " " if told is kind.CATEGORY_SPACE else "a"
 
 
 def _is_nested(form: Any, *, inside: bool) -> bool:

@@ -106,11 +106,11 @@ class Proxy:
             return _refused(attempt, request, str(exc), status=400)
         ruling = rules.decide(found, parts, parsed, lambda one: self._owners.covers(attempt, one))
         ruled = await self._ruled(request, attempt, ruling)
-        return (
-            ruled
-            if isinstance(ruled, Response)
-            else Passed(attempt, ruled, _clean(attempt, ruled, body, parsed), until)
-        )
+        if isinstance(ruled, Response):
+            return ruled
+        clean = (attempt, ruled, body, parsed)
+        left = await asyncio.to_thread(_clean, *clean) if len(body) > _LARGE_BYTES else _clean(*clean)
+        return Passed(attempt, ruled, left, until)
 
     async def _ruled(self, request: Request, attempt: OpenAttempt, ruling: Ruling) -> Allow | Response:
         match ruling:
