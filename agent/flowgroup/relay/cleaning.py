@@ -13,20 +13,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
+from flowgroup.model.texts import LOOKED_AT_CHARS, MASK, MOST_CHARS, cut, forms, masked, storable
 from flowgroup.relay import patterns
 
-MASK = "********"
-MOST_CHARS = 25_000  # of a log line; Prefect Cloud takes no more
 MOST_EVENT_BYTES = 1024 * 1024
-_LOOKED_AT_CHARS = 32_000  # of a line that is cut: a secret may lie across the cut
-_LEAST_SECRET_CHARS = 4
-_LEAST_LINE_CHARS = 8
 _MOST_SECRETS = 1000
 _DEEPEST = 100
 _MOST_LEVEL = 2**31 - 1  # what a database's integer takes
-_BAD = re.compile("[\x00\ud800-\udfff]")
 # Not masked within events: what is not this must stay what it is. A resource's id is no place for a secret.
 _NAMES_OF_THINGS = frozenset(("id", "type", "event", "timestamp", "occurred", "follows", "created", "updated"))
 _ENDINGS = ("_id", "_time", ".id", ".role")
@@ -47,31 +41,17 @@ class Masks:
 
     def __init__(self, patterns: tuple[re.Pattern[str], ...] = ()) -> None:
         self._patterns = patterns
-        self._values: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self._values)
+        self._secrets: tuple[str, ...] = ()
+        self._forms: tuple[str, ...] = ()
 
     def add(self, secrets: Iterable[str]) -> None:
-        """
-        From now on these are masked, also each of their lines, and as JSON, as Python or an address would write them.
-
-        Values of fewer than four characters are not: they would be found everywhere.
-        """
-        known = set(self._values)
-        for secret in secrets:
-            for form in _forms(secret):
-                if len(known) < _MOST_SECRETS:
-                    known.add(form)
-        self._values = tuple(sorted(known, key=len, reverse=True))  # one that has another in it goes first
+        """From now on these are masked, in all their forms (`model/texts.py`)."""
+        self._secrets = (*self._secrets, *(one for one in secrets if one not in self._secrets))[-_MOST_SECRETS:]
+        self._forms = forms(self._secrets)
 
     def applied(self, text: str) -> tuple[str, int]:
         """The text with everything masked, and how often something was."""
-        count = 0
-        for value in self._values:
-            if value in text:
-                count += text.count(value)
-                text = text.replace(value, MASK)
+        text, count = masked(text, self._forms)
         for pattern in self._patterns:
             text, more = patterns.masked(text, pattern, MASK)
             count += more
@@ -157,30 +137,11 @@ class _Cleaner:
         return text
 
 
-def storable(text: str) -> str:
-    """Text that every server can store."""
-    return _BAD.sub("\N{REPLACEMENT CHARACTER}", text) if _BAD.search(text) else text
-
-
-def cut(text: str, most: int, length: int = 0) -> str:
-    """At most `most` characters, with a mark that says how many (`length`, if some are gone already) there were."""
-    length = max(length, len(text))
-    mark = f"… [cut here: {length} characters]"
-    return text if length <= most else text[: most - len(mark)] + mark
-
-
 def _line(text: str, masks: Masks, sent: Sent) -> str:
     length = len(text)
-    text, count = masks.applied(text[:_LOOKED_AT_CHARS])
+    text, count = masks.applied(text[:LOOKED_AT_CHARS])
     sent.masked += count
-    if length <= _LOOKED_AT_CHARS and len(text) <= MOST_CHARS:
+    if length <= LOOKED_AT_CHARS and len(text) <= MOST_CHARS:
         return text
     sent.cut += 1
     return cut(text, MOST_CHARS, max(length, MOST_CHARS + 1))
-
-
-def _forms(secret: str) -> set[str]:
-    lines = [line for line in secret.splitlines() if len(line) >= _LEAST_LINE_CHARS]
-    forms = {storable(form) for text in (secret, *lines) for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1])}
-    forms |= {quote(storable(secret), safe="")}
-    return {form for form in forms if len(form) >= _LEAST_SECRET_CHARS}
