@@ -72,7 +72,7 @@ class Figures:
 
 
 class Stage:
-    """A relay process on loopback, before an API that takes everything, with two open attempts: the bad one and the good one."""
+    """A relay process on loopback, before an API that takes everything, with two open attempts, a bad and a good one."""
 
     def __init__(self, relay: subprocess.Popen[bytes], port: int) -> None:
         self.relay = relay
