@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidHandshake, WebSocketException
 from websockets.typing import Subprotocol
 
 _AT_ONCE = 100
-_PATIENCE_S = 20.0
+_PATIENCE_S = 30.0
 _ODD_PATHS = (
     "/api/flow_runs/../admin/settings",
     "/api/%2e%2e/admin/settings",
@@ -212,7 +212,7 @@ async def _dribbled(target: Target, head: bytes) -> str:
     reader, writer = await asyncio.open_connection(target.host, target.port)
     try:
         writer.write(head)
-        for _ in range(int(_PATIENCE_S) - 5):
+        for _ in range(int(_PATIENCE_S) - 15):
             with contextlib.suppress(TimeoutError):
                 answer = await asyncio.wait_for(reader.read(64 * 1024), 1.0)
                 return answer.split(b" ")[1].decode() if answer else "closed"
@@ -228,7 +228,7 @@ async def _silent(target: Target, first: bytes = b"") -> str:
         writer.write(first)
         if first:
             await reader.readuntil(b"\r\n\r\n")
-        async with asyncio.timeout(_PATIENCE_S / 2):
+        async with asyncio.timeout(_PATIENCE_S - 5):
             while await reader.read(1024):
                 pass
     except TimeoutError:
@@ -248,7 +248,7 @@ async def _flood(target: Target, token: str) -> str:
             await socket.send(json.dumps({"type": "auth", "token": token}))
             if json.loads(await socket.recv()).get("type") != "auth_success":
                 return "refused"
-            ends = asyncio.get_running_loop().time() + _PATIENCE_S / 4
+            ends = asyncio.get_running_loop().time() + 5.0
             while asyncio.get_running_loop().time() < ends:
                 await socket.send(json.dumps(_event(target.other_run)))
             return "flooded"
