@@ -9,7 +9,6 @@ have it too, sealed: until they have shown it no relay is told anything, for it 
 import asyncio
 import hashlib
 import json
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,8 @@ from flowgroup.daemon.seals import Seals
 from flowgroup.edge.files import read_text, write_atomically
 from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName, Token
+from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
+from flowgroup.model.proofs import new_token
 from flowgroup.model.runs import ClaimedRun, Opened
 
 _EXTEND_EVERY_S = 5.0
@@ -52,15 +52,17 @@ class Attempts:
     take a single one for all there are, and refuse the others' children. One through which nothing speaks is told that.
     """
 
-    def __init__(self, relays: Relays, file: Path, seals: Seals | None = None, *, daemon: str = "") -> None:
+    def __init__(
+        self, relays: Relays, file: Path, seals: Seals | None = None, *, daemon: str = "", key: str = ""
+    ) -> None:
         """
-        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what relays know us by: our
-        tokens begin with it, so that a relay which has not heard of us yet does not refuse them.
+        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what relays know us by, and
+        `key` the control key: our tokens show both, so that a relay which has not heard of us yet does not refuse them.
         """
         self._relays = relays
         self._file = file
         self._seals = seals
-        self._before = f"{daemon}." if daemon else ""
+        self._known_by = (daemon, key)
         read = _read(file)
         self._is_whole = asyncio.Event()
         if read is not None or seals is None:
@@ -77,7 +79,7 @@ class Attempts:
         Open the run's attempt, with a new token, at the relay that its cluster speaks through. Raises Transient when that
         one does not take it.
         """
-        token = Token(self._before + secrets.token_urlsafe(32))
+        token = new_token(*self._known_by)
         hashed = hashlib.sha256(token.encode()).hexdigest()
         opened = OpenAttempt(run.attempt, run.id, hashed, results, cluster, relay)
         self._change({**self._open, run.attempt: opened})

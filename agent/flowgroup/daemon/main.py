@@ -166,8 +166,9 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         on_turn=bells.poll.ring,
     )
     known_as = digest("daemon", folder.name)[:8]
+    key = backend.relay_key
     relays = _relays(settings, backend, known_as)
-    attempts = Attempts(relays, folder / "attempts.json", Seals(backend.relay_key), daemon=known_as)
+    attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
         slots=slots,

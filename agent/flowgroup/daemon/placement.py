@@ -73,7 +73,8 @@ def place(
         run_id=due.id,
         env_of_run=env_of_run,
     )
-    spec = through(sealed(spec, references.with_blocks(values), policy.key), policy.relays)
+    with_blocks = references.with_blocks(values)
+    spec = through(sealed(spec, with_blocks, policy.key), policy.relays)
     if variables.bundle is not None:
         as_said = variables.model_copy(update={"env": values["env"]})  # what it stands for nobody could sign
         _check_papers(as_said, deployment, policy, _is_signed(spec, env_of_run))
@@ -87,6 +88,7 @@ def place(
         idle_timeout_s=0.0 if spec.mode == "per-run" else idle_s,
         bundle=variables.bundle,
         memory_limit_bytes=variables.memory_limit_bytes,
+        secret_env=with_blocks | {name for name, one in variables.env_value_from.items() if one.secret_key_ref},
     )
 
 

@@ -88,6 +88,7 @@ class Sender:
             start_at=run.due.due_at.timestamp(),
             code=code,
             env={**({"PREFECT_UI_URL": self.ui_url} if self.ui_url else {}), **plan.env},
+            secret_env=tuple(sorted(plan.secret_env)),
             dask=plan.spec.has_workers,
             results=results_of(plan),
             memory_limit_bytes=plan.memory_limit_bytes,

@@ -192,6 +192,8 @@ class Local:
             "api_url": self.prefect.api_url,
             "api_key": key.get_secret_value() if key else None,
             "api_auth_string": word.get_secret_value() if word else None,
+            "api_key_file": _absolute(self.prefect.api_key_file),
+            "api_auth_string_file": _absolute(self.prefect.api_auth_string_file),
             "custom_headers": self.prefect.client_custom_headers,
             "control_key": self.relay_key,
         }
@@ -346,3 +348,8 @@ def _tail(path: Path) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     except OSError:
         return "(it left no log)"
+
+
+def _absolute(file: Path | None) -> str | None:
+    """As the relay finds it, whose folder is another."""
+    return str(file.absolute()) if file else None
