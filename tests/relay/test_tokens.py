@@ -128,13 +128,12 @@ def test_a_token_of_a_daemon_that_has_said_nothing_yet_may_be_open() -> None:
     assert not attempts.may_be_open(b)
 
 
-@pytest.mark.parametrize(
-    "forged", ["b.token", "token", "", "..", "b.token.", "b.\ud800.\ud800", new_token("b", "other key")]
-)
+@pytest.mark.parametrize("forged", ["b.token", "token", "", "..", "b.token.", "b.\ud800.\ud800"])
 def test_a_token_that_no_daemon_made_is_not_waited_for(forged: str) -> None:
     attempts = Attempts("key")
     attempts.level([], 0.0, "a")
     assert not attempts.may_be_open(forged)
+    assert not attempts.may_be_open(new_token("b", "other key"))
 
 
 def test_a_token_of_a_late_daemon_that_was_changed_is_not_waited_for() -> None:

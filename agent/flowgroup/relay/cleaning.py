@@ -2,8 +2,8 @@
 Records on their way out: what every API can store, no longer than it takes, and without secrets. Pure.
 
 `intake.py` calls `cleaned_log` and `cleaned_event` for each record that passed, before it is written anywhere, `proxy.py`
-`cleaned_state` for bodies of calls. NUL, which Postgres refuses, and lone surrogates, which are no UTF-8, become U+FFFD; colours and
-other escape sequences of terminals (ANSI) stay as they are, for they are text like any other.
+`cleaned_state` for bodies of calls. NUL, which Postgres refuses, and lone surrogates, which are no UTF-8, become U+FFFD;
+colours and other escape sequences of terminals (ANSI) stay as they are, for they are text like any other.
 """
 
 import json
