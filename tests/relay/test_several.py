@@ -41,7 +41,7 @@ class Relays:
     pids: dict[RelayName, int] = field(default_factory=dict)
 
     def socket(self, name: RelayName) -> Path:
-        return self.folder / f"{name or 'first'}.sock"
+        return self.folder / (name or "first") / "relay.sock"
 
     @contextmanager
     def one(self, name: RelayName) -> Iterator[None]:
@@ -117,7 +117,7 @@ async def test_a_killed_relay_comes_back_to_its_own_children_and_the_other_never
             for name, stack in zip(BOTH, (first, processes), strict=True):
                 stack.enter_context(relays.one(name))
             async with aclosing(relays.controls()) as controls:
-                attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d")
+                attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d", key=CONTROL_KEY)
                 async with extending(attempts):
                     for name in BOTH:
                         await relays.knows(name, 0)
@@ -134,7 +134,7 @@ async def test_a_killed_relay_comes_back_to_its_own_children_and_the_other_never
 
                     os.kill(relays.pids[FIRST_RELAY], signal.SIGKILL)
                     first.close()
-                    with pytest.raises(Transient, match=r"the relay .*first\.sock does not answer"):
+                    with pytest.raises(Transient, match=r"the relay .*first/relay\.sock does not answer"):
                         await attempts.open(claimed(api), ClusterName("c"), None, FIRST_RELAY)
                     began = time.monotonic()
                     for number in range(20):
@@ -157,7 +157,7 @@ async def test_children_of_a_relay_that_was_started_again_wait_until_the_daemon_
         relays = Relays(tmp_path / "relays", {"api_url": api.url})
         run = claimed(api)
         async with aclosing(relays.controls()) as controls:
-            attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d")
+            attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d", key=CONTROL_KEY)
             with relays.one(SECOND):
                 await _until_there(relays, SECOND)
                 token = (await attempts.open(run, ClusterName("c"), None, SECOND)).token
@@ -166,7 +166,9 @@ async def test_children_of_a_relay_that_was_started_again_wait_until_the_daemon_
             with relays.one(SECOND):
                 await _until_there(relays, SECOND)
                 assert waits(await relays.call(SECOND, token, run.id))  # nobody is refused
-                successor = Attempts(controls, tmp_path / "attempts.json", daemon="d")  # the daemon was away too
+                successor = Attempts(
+                    controls, tmp_path / "attempts.json", daemon="d", key=CONTROL_KEY
+                )  # the daemon was away too
                 async with extending(successor):
                     await relays.knows(SECOND, 1)
                     assert (await relays.call(SECOND, token, run.id)).status_code == 200
@@ -183,7 +185,7 @@ async def test_a_relay_that_is_told_to_stop_answers_the_calls_that_have_begun(tm
         relays = Relays(tmp_path / "relays", {"api_url": api.url})
         run = claimed(api)
         async with aclosing(relays.controls()) as controls:
-            attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d")
+            attempts = Attempts(controls, tmp_path / "attempts.json", daemon="d", key=CONTROL_KEY)
             with relays.one(FIRST_RELAY):
                 await _until_there(relays, FIRST_RELAY)
                 token = (await attempts.open(run, ClusterName("c"), None)).token
