@@ -34,6 +34,11 @@ class PrefectSettings(Section):
     )
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
+    api_key_file: Path | None = Field(
+        default=None,
+        description="a file with the key, read again when it changes; ours alone, Prefect does not know it",
+    )
+    api_auth_string_file: Path | None = Field(default=None, description="the same for the auth string")
     client_custom_headers: dict[str, str] = Field(default_factory=dict, repr=False)
     api_request_timeout: float = Field(default=30.0, gt=0)
     api_tls_insecure_skip_verify: bool = False
@@ -95,6 +100,34 @@ class RelaySettings(Section):
     )
     tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
     tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")
+    profile: str = Field(
+        default="standard",
+        pattern="^(standard|strict)$",
+        description="what runs may do: all that an ordinary flow does, or only what is their own and what the next three name",
+    )
+    variables: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="strict: names of variables, separated by commas, in which * stands for anything"
+    )
+    blocks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="strict: blocks as type/name, such as secret/db-*; the result storage is one, too"
+    )
+    deployments: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="strict: deployments that runs may start, as flow/name"
+    )
+    hidden_blocks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="blocks that no run sees, as type/name; those with keys to Prefect's API never are"
+    )
+    redact: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="what is masked in logs, states' messages and events beside known secrets: regular expressions, one a line",
+    )
+    redact_file: Path | None = Field(
+        default=None, description="a file with more of them, one a line; # begins a comment"
+    )
+    calls_per_run: int = Field(
+        default=64, ge=1, description="how many calls of one run are under way at once; others wait"
+    )
+    websockets_per_run: int = Field(default=16, ge=1)
     control_key_file: Path | None = Field(
         default=None, description="what the daemon shows to a relay on another host; the local backend makes its own"
     )
@@ -126,6 +159,16 @@ class RelaySettings(Section):
         if self.spool_reserve_bytes >= self.spool_limit_bytes:
             raise ValueError("spool_reserve_bytes must be less than spool_limit_bytes")
         return self
+
+    @field_validator("redact", mode="before")
+    @classmethod
+    def _by_line(cls, patterns: object) -> object:
+        return tuple(filter(None, map(str.strip, patterns.splitlines()))) if isinstance(patterns, str) else patterns
+
+    @field_validator("variables", "blocks", "deployments", "hidden_blocks", mode="before")
+    @classmethod
+    def _separated(cls, names: object) -> object:
+        return split(names)
 
 
 class DriverSettings(Section):
@@ -177,7 +220,11 @@ class KubernetesSettings(Section):
         default=(), description="names of Secrets in that namespace, separated by commas"
     )
     daemon_address: str = Field(default="", description="tls://host:port, as drivers reach the daemon")
-    relay_address: str = Field(default="", description="https://host:port, as drivers and the daemon reach the relay")
+    relay_address: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="https://host:port, as drivers and the daemon reach the relay; of several relays, separated by commas, "
+        "each flow group has one, and the first is that of clusters made while it was alone",
+    )
     ca_config_map: str | None = Field(
         default=None, description="a ConfigMap of that namespace whose ca.crt vouches for daemon and relay"
     )
@@ -214,7 +261,9 @@ class KubernetesSettings(Section):
         default=60.0, gt=0, description="how often it is noted on each DaskCluster that its daemon lives"
     )
 
-    @field_validator("image_pull_secrets", "service_accounts", "egress", "driver_egress", mode="before")
+    @field_validator(
+        "image_pull_secrets", "service_accounts", "egress", "driver_egress", "relay_address", mode="before"
+    )
     @classmethod
     def _separated(cls, names: object) -> object:
         return split(names)

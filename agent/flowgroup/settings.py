@@ -164,6 +164,24 @@ def certificates() -> tuple[str | None, str | None]:
     return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
 
 
+_SECRET_CHARS = 8
+_SECRET = re.compile(
+    r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth_string|_dsn$", re.IGNORECASE
+)
+
+
+def secrets_of_environment(names: frozenset[str]) -> tuple[str, ...]:
+    """
+    The values of these variables of this process, and of those whose names say that they are secrets: of the latter not what
+    is a path, or too short to be one.
+    """
+
+    def is_guessed(name: str, value: str) -> bool:
+        return bool(_SECRET.search(name)) and len(value) >= _SECRET_CHARS and not value.startswith(("/", "~", "."))
+
+    return tuple(value for name, value in os.environ.items() if name in names or is_guessed(name, value))
+
+
 def needs_new_process(changes: Mapping[str, str]) -> bool:
     """Whether a change would have no effect on a process that runs already."""
     return any(is_process_wide(name) and os.environ.get(name) != value for name, value in changes.items())

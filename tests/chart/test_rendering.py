@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -224,3 +225,73 @@ def test_a_service_monitor_is_made_when_it_is_wanted_and_finds_the_daemons() -> 
     found = [one for one in made if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()]
     assert len(found) == 3
     assert all("health" in [port["name"] for port in one["spec"]["ports"]] for one in found)
+
+
+_THREE = ("-f", _MINIMAL, "--set", "relay.replicas=3")
+
+
+def _relays(made: list[Object], kind: str) -> list[Object]:
+    component = "app.kubernetes.io/component"
+    return [one for one in made if one["kind"] == kind and one["metadata"]["labels"][component] == "relay"]
+
+
+def _relay_addresses(made: list[Object]) -> list[str]:
+    (daemon,) = [one for one in made if one["kind"] == "Deployment"]
+    return str(_env(daemon)["FLOWGROUP_KUBERNETES_RELAY_ADDRESS"]).split(",")
+
+
+def test_a_relay_that_is_alone_has_the_names_that_it_always_had() -> None:
+    made = objects("-f", _MINIMAL)
+    assert [one["metadata"]["name"] for one in _relays(made, "Service")] == ["fg-flowgroup-relay"]
+    assert _relay_addresses(made) == ["https://fg-flowgroup-relay.fg.svc:4280"]
+    assert _hosts_of_relays(made) == [
+        f"fg-flowgroup-relay{more}" for more in ("", ".fg", ".fg.svc", ".fg.svc.cluster.local")
+    ]
+    (relay,) = _relays(made, "StatefulSet")
+    assert "topologySpreadConstraints" not in relay["spec"]["template"]["spec"]
+    assert not _relays(made, "PodDisruptionBudget")
+
+
+def test_each_of_several_relays_has_a_service_that_finds_its_pod_alone() -> None:
+    made = objects(*_THREE)
+    (relay,) = _relays(made, "StatefulSet")
+    assert (relay["spec"]["replicas"], relay["spec"]["podManagementPolicy"]) == (3, "Parallel")
+    services = {one["metadata"]["name"]: one["spec"] for one in _relays(made, "Service")}
+    name = relay["metadata"]["name"]
+    assert relay["spec"]["serviceName"] == name
+    assert list(services) == [name, f"{name}-1", f"{name}-2"]
+    labels = relay["spec"]["template"]["metadata"]["labels"]
+    for number, service in enumerate(services.values()):
+        assert service["selector"].items() <= (labels | {_POD_NAME: f"{name}-{number}"}).items()
+        assert service["selector"][_POD_NAME] == f"{name}-{number}"
+    assert _relay_addresses(made) == [f"https://{service}.fg.svc:4280" for service in services]
+    (budget,) = _relays(made, "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (spread,) = relay["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+_POD_NAME = "statefulset.kubernetes.io/pod-name"
+
+
+def _hosts_of_relays(made: list[Object]) -> list[str]:
+    """What the relays' certificate is for, whoever makes it."""
+    if certificates := _relays_certificates(made):
+        return list(certificates[0]["spec"]["dnsNames"])
+    (job,) = [one for one in made if one["kind"] == "Job"]
+    (said,) = [arg for arg in job["spec"]["template"]["spec"]["containers"][0]["args"] if "-relay-tls=" in arg]
+    return str(said).partition("-relay-tls=")[2].split(",")
+
+
+def _relays_certificates(made: list[Object]) -> list[Object]:
+    return [one for one in made if one["kind"] == "Certificate" and one["metadata"]["name"].endswith("-relay-tls")]
+
+
+@pytest.mark.parametrize("values", [_MINIMAL, str(CHART / "ci" / "cert-manager-values.yaml")])
+def test_the_relays_certificate_is_for_the_address_of_each_also_of_one_that_drains(values: str) -> None:
+    made = objects("-f", values, "--set", "relay.replicas=3,relay.draining=1")
+    every = [urlsplit(address).hostname for address in _relay_addresses(objects(*_THREE))]
+    assert _relay_addresses(made) == [f"https://{host}:4280" for host in every[:2]]
+    assert set(every) <= set(_hosts_of_relays(made))
+    assert len(_hosts_of_relays(made)) == 12

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import pytest
 
 from flowgroup.daemon.main import run
 from flowgroup.errors import Refused
+from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.orders import Exit, Order
 from flowgroup.settings import DaemonSettings, DriverSettings, PrefectSettings, RelaySettings, Settings
 from tests.fakes.backend import FakeBackend
@@ -30,6 +32,7 @@ class Machine:
     fake: FakePrefect = field(default_factory=FakePrefect)
     relay: FakeRelay = field(default_factory=FakeRelay)
     settings: dict[str, Any] = field(default_factory=dict)
+    relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     backend: FakeBackend | None = None
     ledger: list[str] = field(default_factory=list)
     slow: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,6 +67,7 @@ class Machine:
             self.backend = self.backend or FakeBackend(
                 folder / "daemon.sock", self.engine, relay_socket=self.home / "relay.sock"
             )
+            self.backend.relays = self.relays
             return self.backend
 
         self.task = asyncio.create_task(run(settings, factory, transport=httpx.ASGITransport(self.fake)))
@@ -351,3 +355,42 @@ async def test_a_pool_that_was_deleted_is_said_and_made_again(
         assert "pool_gone" in capsys.readouterr().out
         run = at.fake.add_run(at.fake.add_deployment())
         await at.ends(run, "COMPLETED")
+
+
+async def test_groups_are_shared_out_among_relays_and_a_cluster_keeps_its_own_when_there_are_fewer(
+    tmp_path: Path,
+) -> None:
+    second = FakeRelay()
+    async with second.serve(tmp_path / "second.sock"), machine(tmp_path) as at:
+        at.relays = (FIRST_RELAY, RelayName(str(tmp_path / "second.sock")))
+        await at.start()
+        at.fake.flows |= {
+            (flow := str(uuid.UUID(int=number))): {"id": flow, "name": f"etl {number}"} for number in range(8)
+        }
+        deployments = [at.fake.add_deployment(flow=f"etl {number}") for number in range(8)]
+        runs = {at.fake.add_run(one, name="slow"): one for one in deployments}
+        for run_id in runs:
+            await at.ends(run_id, "RUNNING")
+        there = {item["run_id"] for item in second.open.values()}
+        assert there
+        assert {item["run_id"] for item in at.relay.open.values()} == runs.keys() - there
+        by_relay = {found.spec.flow_id: found.spec.relay for found in at.drivers.clusters.values()}
+        assert set(by_relay.values()) == set(at.relays)
+
+        await at.stop()
+        at.relays = at.relays[:1]
+        at.relay.levels.clear(), second.levels.clear()
+        await at.start()
+        moved = at.fake.add_run(runs[next(iter(there))], name="quick")
+        await at.ends(moved, "COMPLETED")
+        await at.until(lambda: bool(second.levels and at.relay.levels))
+        assert {item["run_id"] for item in second.open.values()} == there  # those on it go on
+        assert (
+            len(at.drivers.made) == len(deployments) + 1
+        )  # and the group has a new cluster, on a relay that is listed
+        assert at.drivers.clusters[at.drivers.made[-1]].spec.relay == FIRST_RELAY
+        at.slow.set()
+        for run_id in runs:
+            await at.ends(run_id, "COMPLETED")
+        await at.until(lambda: not second.open and not at.relay.open)
+        await at.stop()

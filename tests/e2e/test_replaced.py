@@ -1,15 +1,19 @@
-"""Upgrades with runs under way: the daemon's and the relay's pods are replaced, and no run is lost, doubled or mute."""
+"""Upgrades with runs under way: the daemon's and the relays' pods are replaced, and no run is lost, doubled or mute."""
 
 import base64
+import itertools
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
+from flowgroup.model.ids import FIRST_RELAY, FlowId, RelayName
+from flowgroup.model.spec import ClusterSpec, through
 from tests.e2e.conftest import Installed
 from tests.edge.kubernetes.real import is_shared
 from tests.real.stack import Patient, Stack, wait_for
@@ -30,18 +34,27 @@ def stack(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def deployment(installed: Installed, stack: Stack) -> str:
-    """A flow with tasks on Dask, whose cluster is there and stays."""
+def store(installed: Installed) -> dict[str, str]:
+    """What an author on this machine reaches the installed object store with."""
     secret = installed.main.json("get", "secret", "store")["data"]
-    store = {name: base64.b64decode(value).decode() for name, value in secret.items()} | {
+    return {name: base64.b64decode(value).decode() for name, value in secret.items()} | {
         "AWS_ENDPOINT_URL": f"http://{_address(installed, 's3', 's3')}:7070",
         "AWS_REGION": "us-east-1",
         "AWS_ALLOW_HTTP": "true",
     }
+
+
+@pytest.fixture(scope="module")
+def deployment(stack: Stack, store: dict[str, str]) -> str:
+    return _deployed(stack, store, _FLOW, "ledger")
+
+
+def _deployed(stack: Stack, store: dict[str, str], flow: Path, name: str) -> str:
+    """A flow with tasks on Dask, whose cluster is there and stays."""
     more = ("--workers", "1", "--idle-timeout-s", "600")
-    made = stack.deploy(f"{_FLOW}:ledger", "ledger", *more, store="s3://flowgroup", env=store)
+    made = stack.deploy(f"{flow}:ledger", name, *more, store="s3://flowgroup", env=store)
     first = stack.start(made, beats=1, every_s=0)
-    assert stack.wait(first, timeout_s=180)["state_name"] == "Completed", stack.message(first)
+    assert stack.wait(first, timeout_s=300)["state_name"] == "Completed", stack.message(first)
     return made
 
 
@@ -66,13 +79,13 @@ def _upgrade(installed: Installed, *more: str) -> None:
     assert not before[1] & _uids(installed, "relay")
 
 
-def _is_whole(stack: Stack, run: str) -> None:
+def _is_whole(stack: Stack, run: str, beats: int = _BEATS) -> None:
     """It has completed at its first try, and every step and every task is in its log, once."""
-    ended = stack.wait(run, timeout_s=_BEATS * _EVERY_S + 120)
+    ended = stack.wait(run, timeout_s=beats * _EVERY_S + 120)
     assert ended["state_name"] == "Completed", stack.message(run)
     assert ended["run_count"] == 1
     assert stack.states(run).count("Running") == 1
-    wanted = sorted(f"{what} {number} of the ledger" for number in range(_BEATS) for what in ("step", "task"))
+    wanted = sorted(f"{what} {number} of the ledger" for number in range(beats) for what in ("step", "task"))
     wait_for(lambda: len(_said(stack, run)) >= len(wanted), "its log is whole", 60)
     assert _said(stack, run) == wanted
 
@@ -82,21 +95,60 @@ def _said(stack: Stack, run: str) -> list[str]:
     return sorted(line for found in lines for line in found)
 
 
-@pytest.fixture
-def volume(installed: Installed, tmp_path: Path) -> Iterator[None]:
-    """A volume that a claim finds: this cluster makes none."""
-    tmp_path.chmod(0o777)
-    name = f"{installed.main.namespace}-home"
+@contextmanager
+def _volume(installed: Installed, folder: Path, claim: str) -> Iterator[None]:
+    """A volume that this claim finds: this cluster makes none."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    name = f"{installed.main.namespace}-{claim}"
     spec = {
         "capacity": {"storage": "1Gi"},
         "accessModes": ["ReadWriteOnce"],
-        "hostPath": {"path": str(tmp_path)},
-        "claimRef": {"namespace": installed.main.namespace, "name": f"{installed.main.namespace}-daemon-default"},
+        "hostPath": {"path": str(folder)},
+        "claimRef": {"namespace": installed.main.namespace, "name": claim},
     }
     made = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
     installed.main("apply", "-f", "-", stdin=yaml.safe_dump(made))
     yield
     installed.main("delete", "pv", name, "--wait=false")
+
+
+@pytest.fixture
+def volume(installed: Installed, tmp_path: Path) -> Iterator[None]:
+    with _volume(installed, tmp_path, f"{installed.main.namespace}-daemon-default"):
+        yield
+
+
+@pytest.fixture
+def two_relays(installed: Installed, tmp_path: Path) -> Iterator[tuple[RelayName, ...]]:
+    """Two relays with a volume each, by the names that specs have for them."""
+    name = installed.main.namespace
+    first, second = (f"home-{name}-relay-{number}" for number in range(2))
+    with _volume(installed, tmp_path / "0", first), _volume(installed, tmp_path / "1", second):
+        installed.main("delete", "statefulset", f"{name}-relay")  # whether it has volumes is one of what never changes
+        values = ("--set", "relay.replicas=2,relay.persistence.type=claim")
+        installed.helm("upgrade", name, "helm/flowgroup", "--reuse-values", "--wait", "--timeout", "3m", *values)
+        yield (FIRST_RELAY, RelayName(f"https://{name}-relay-1.{name}.svc:4280"))
+
+
+def _renamed(stack: Stack, folder: Path, relay: RelayName, relays: tuple[RelayName, ...]) -> Path:
+    """The flow under a name with which its group is on that relay, in a file called so."""
+    for number in itertools.count():
+        name = f"ledger_{number}"
+        flow = FlowId(stack.api.post("/flows/", json={"name": name}).json()["id"])
+        spec = ClusterSpec(flow_id=flow, flow_name=name, isolation=stack.pool)
+        if through(spec, relays).relay == relay:
+            file = folder / f"{name}.py"
+            file.write_text(_FLOW.read_text().replace("@flow\n", f'@flow(name="{name}")\n'))
+            return file
+    raise AssertionError("there is always another number")
+
+
+def _relays_in_use(installed: Installed) -> set[str]:
+    """What drivers were told to dial."""
+    pods = installed.jobs.json("get", "pods", "-l", "flowgroup.dev/role=driver")["items"]
+    commands = [pod["spec"]["containers"][0]["command"] for pod in pods]
+    return {command[command.index("--relay") + 1] for command in commands}
 
 
 def test_an_upgrade_without_a_volume_loses_no_run_and_no_line(
@@ -128,3 +180,23 @@ def test_upgrades_to_a_volume_and_with_it_lose_no_run_and_no_line(
     said = installed.main("logs", "-l", "app.kubernetes.io/component=daemon", "--tail=-1")
     assert "run_resumed" in said
     assert "attempts_remembered" not in said
+
+
+def test_a_rolling_restart_of_two_relays_under_load_loses_no_line(
+    installed: Installed, stack: Stack, store: dict[str, str], two_relays: tuple[RelayName, ...], tmp_path: Path
+) -> None:
+    files = [_renamed(stack, tmp_path, relay, two_relays) for relay in two_relays]
+    made = [_deployed(stack, store, file, file.stem) for file in files]
+    name, beats = installed.main.namespace, 90
+    assert {f"https://{name}-relay{more}.{name}.svc:4280" for more in ("", "-1")} <= _relays_in_use(installed)
+    runs = [stack.start(one, beats=beats, every_s=_EVERY_S) for one in made]
+    for run in runs:
+        stack.wait(run, "Running", timeout_s=60)
+    before = _uids(installed, "relay")
+    assert len(before) == 2
+    installed.main("rollout", "restart", f"statefulset/{name}-relay")
+    installed.main("rollout", "status", f"statefulset/{name}-relay", "--timeout=120s")
+    assert not before & _uids(installed, "relay")
+    assert {stack.run(run)["state_name"] for run in runs} == {"Running"}, "the restart took longer than the runs"
+    for run in runs:
+        _is_whole(stack, run, beats)

@@ -13,7 +13,7 @@ from pathlib import Path
 from flowgroup.errors import FlowgroupError
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint
-from flowgroup.model.ids import AttemptId, ClusterName
+from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
 from flowgroup.model.orders import (
     Attempt,
     Cancel,
@@ -146,12 +146,16 @@ class FakeDriver:
 
 @dataclass
 class FakeBackend:
-    """`dies_at_start`: why every driver that is made ends at once; `fail`: what the next call of a name raises."""
+    """
+    `dies_at_start`: why every driver that is made ends at once; `fail`: what the next call of a name raises. A relay's
+    name is its socket's path.
+    """
 
     socket: Path
     engine: Engine = completes
     python: str | None = "3.11"
     relay_key: str = "key"
+    relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     ready_after_s: float = 0.0
     trouble: str | None = None
     dies_at_start: str | None = None
@@ -242,8 +246,8 @@ class FakeBackend:
     def listen(self) -> Path:
         return self.socket
 
-    async def relay(self) -> Endpoint:
-        return Endpoint.at(self.relay_socket)
+    async def relay(self, name: RelayName) -> Endpoint:
+        return Endpoint.at(Path(name) if name else self.relay_socket)
 
     async def aclose(self) -> None:
         for name in list(self._tasks):

@@ -17,6 +17,7 @@ from flowgroup.edge.files import control_key
 from flowgroup.edge.local import Local
 from flowgroup.edge.processes import Running, python, spawn
 from flowgroup.model.endpoint import Endpoint, TlsPort
+from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import Settings
 from tests.servers import free_port
@@ -39,7 +40,7 @@ class OverTls(Local):
     def listen(self) -> TlsPort:
         return TlsPort("127.0.0.1", self.daemon_port, self.ca / "tls.crt", self.ca / "tls.key")
 
-    async def relay(self) -> Endpoint:
+    async def relay(self, name: RelayName = FIRST_RELAY) -> Endpoint:
         return Endpoint.parse(f"https://localhost:{self.relay_port}", ca=self.ca / "ca.crt")
 
     def _start(self, place: Path, spec: ClusterSpec) -> dict[str, Running]:

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
+from flowgroup.model.proofs import new_token
 from flowgroup.relay.control import is_below
-from tests.relay.serving import TOKEN, an_id, relay, sha256, waits
+from tests.relay.serving import CONTROL_KEY, TOKEN, an_id, relay, sha256, waits
 
 
 async def test_only_the_daemon_opens_and_closes(tmp_path: Path) -> None:
@@ -32,9 +33,13 @@ async def test_the_level_is_exactly_what_is_open(tmp_path: Path) -> None:
 async def test_a_child_whose_daemon_has_said_nothing_yet_waits(tmp_path: Path) -> None:
     async with relay(tmp_path, opened=False) as on:
         assert (await on.daemon.put("/flowgroup/attempts", json={"daemon": "a", "attempts": []})).json() == {"open": 0}
-        records = {"attempts": [{"token": "b.token", "logs": [{}], "events": []}]}
-        assert waits(await on.child.get("/api/health", headers={"Authorization": "Bearer b.token"}))
-        refused = await on.child.get("/api/health", headers={"Authorization": "Bearer a.token"})
+        token = new_token("b", CONTROL_KEY)
+        records = {"attempts": [{"token": token, "logs": [{}], "events": []}]}
+        assert waits(await on.child.get("/api/health", headers={"Authorization": f"Bearer {token}"}))
+        forged = await on.child.get("/api/health", headers={"Authorization": "Bearer b.token"})
+        assert forged.status_code == 401
+        closed = new_token("a", CONTROL_KEY)
+        refused = await on.child.get("/api/health", headers={"Authorization": f"Bearer {closed}"})
         assert refused.status_code == 401
         assert (await on.child.post("/flowgroup/records", json=records)).status_code == 503
         await on.daemon.put("/flowgroup/attempts", json={"daemon": "b", "attempts": []})

@@ -231,3 +231,42 @@ def test_secrets_do_not_print() -> None:
     )
     assert _REAL not in repr(secrets) + str(secrets)
     assert "control-key-123456" not in repr(secrets)
+
+
+async def test_a_rotated_token_is_taken_from_its_file_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-old-token")
+    async with relay(tmp_path, secrets={"api_key": None, "api_key_file": str(file)}) as on:
+        assert waits(await on.child.get("/api/health"))  # the API does not take the old one
+        file.write_text(_REAL)
+        assert (await on.child.get("/api/health")).status_code == 200
+        assert (await on.child.post("/flowgroup/records", json=_records(on))).json() == {"refused": 0}
+
+
+def _records(on: Relay) -> dict[str, Any]:
+    return {"attempts": [{"token": TOKEN, "logs": [{"flow_run_id": on.run, "message": "x"}], "events": []}]}
+
+
+async def test_the_real_token_is_in_no_byte_that_leaves_but_to_the_api(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Answers, logs, metrics and the text of every object that the relay is made of."""
+    caplog.set_level(logging.DEBUG)
+    file = tmp_path / "key"
+    file.write_text(f"{_REAL}\n")
+    said: list[str] = []
+    with structlog.testing.capture_logs() as logged:
+        async with relay(tmp_path, secrets={"api_key": None, "api_key_file": str(file)}) as on:
+            for status in (200, 401, 403, 429, 500):
+                on.api.failure = Failure(status) if status != 200 else None
+                for path in ("/api/health", "/flowgroup/health", "/flowgroup/metrics", "/livez", "/api/nothing"):
+                    for caller in (on.child, on.daemon):
+                        answer = await caller.get(path)
+                        said.append(f"{answer.headers}{answer.text}")
+            file.unlink()
+            said.append((await on.child.get("/api/health")).text)
+    everything = f"{said}{logged}{caplog.text}".encode()
+    assert b"flowgroup_relay_requests" in everything
+    assert b"credentials_not_taken" in everything
+    for secret in (_REAL, TOKEN, "control-key-of-tests"):
+        assert secret.encode() not in everything

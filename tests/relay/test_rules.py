@@ -5,7 +5,8 @@ import pytest
 
 from flowgroup.model.ids import RunId
 from flowgroup.relay import named, paths, rules
-from flowgroup.relay.rules import RULES, Allow, NeedsOwner, Refuse, Ruling
+from flowgroup.relay.rule import Allow, NeedsOwner, Refuse, Ruling
+from flowgroup.relay.rules import RULES
 from flowgroup.relay.tokens import Belongings, Kind, Named
 
 OWN = "11111111-1111-1111-1111-111111111111"

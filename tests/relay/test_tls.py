@@ -49,7 +49,7 @@ def ca(tmp_path: Path) -> FakeCA:
 class Relay:
     api: FakeAPI
     at: Endpoint
-    server: serving.SecuredServer
+    server: serving.GuardedServer
     health: Health
 
     def control(self, key: str = CONTROL_KEY) -> RelayControl:
@@ -68,7 +68,7 @@ async def relay(ca: FakeCA, port: int = 0) -> AsyncIterator[Relay]:
         app = await stack.enter_async_context(app_in(ca.file.parent / f"spool-{an_id()}", known, health=health))
         with main.listening(("127.0.0.1", port)) as listener:
             secured = tls.showing(ca.port().cert, ca.port().key)
-            server = serving.SecuredServer(serving.server_config(app), listener, secured)
+            server = serving.GuardedServer(serving.server_config(app), listener, secured)
             running = asyncio.create_task(server.serve(), name="relay")
             try:
                 await until(lambda: server.started)

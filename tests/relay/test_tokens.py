@@ -1,6 +1,9 @@
 from dataclasses import replace
 
+import pytest
+
 from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.proofs import new_token
 from flowgroup.relay.tokens import Attempts, Kind, Named, OpenAttempt, Opening
 from tests.relay.serving import sha256
 
@@ -115,14 +118,29 @@ def test_each_daemons_level_is_about_its_own_attempts() -> None:
 
 
 def test_a_token_of_a_daemon_that_has_said_nothing_yet_may_be_open() -> None:
-    attempts = Attempts()
+    attempts = Attempts("key")
+    a, b = new_token("a", "key"), new_token("b", "key")
     assert attempts.may_be_open("anything")
     attempts.level([], 0.0, "a")
-    assert attempts.may_be_open("b.token")
-    assert not attempts.may_be_open("a.token")
-    assert not attempts.may_be_open("token")
+    assert attempts.may_be_open(b)
+    assert not attempts.may_be_open(a)
     attempts.level([], 0.0, "b")
-    assert not attempts.may_be_open("b.token")
+    assert not attempts.may_be_open(b)
+
+
+@pytest.mark.parametrize("forged", ["b.token", "token", "", "..", "b.token.", "b.\ud800.\ud800"])
+def test_a_token_that_no_daemon_made_is_not_waited_for(forged: str) -> None:
+    attempts = Attempts("key")
+    attempts.level([], 0.0, "a")
+    assert not attempts.may_be_open(forged)
+    assert not attempts.may_be_open(new_token("b", "other key"))
+
+
+def test_a_token_of_a_late_daemon_that_was_changed_is_not_waited_for() -> None:
+    attempts, token = Attempts("key"), new_token("b", "key")
+    attempts.level([], 0.0, "a")
+    assert not attempts.may_be_open(token[:-1] + ("0" if token[-1] != "0" else "1"))
+    assert not attempts.may_be_open("c" + token[1:])
 
 
 def test_to_close_one_attempt_says_nothing_of_the_others() -> None:

@@ -1,17 +1,17 @@
 """
-Which attempts are open at the relay, and the tokens of their children.
+Which attempts are open at the relays, and the tokens of their children.
 
-In: an attempt that is about to be sent, or has ended. Out: a token, and the relay's level. The level is on disk (only
+In: an attempt that is about to be sent, or has ended. Out: a token, and each relay's level. All levels are on disk (only
 hashes of the tokens), so that a new daemon keeps the children of the former one connected. Where the disk was lost, drivers
-have it too, sealed: until they have shown it the relay is told nothing, for it would take that for all there is.
+have it too, sealed: until they have shown it no relay is told anything, for it would take that for all there is.
 """
 
 import asyncio
 import hashlib
 import json
-import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from flowgroup.daemon.seals import Seals
 from flowgroup.edge.files import read_text, write_atomically
 from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.ids import AttemptId, ClusterName, Token
+from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
+from flowgroup.model.proofs import new_token
 from flowgroup.model.runs import ClaimedRun, Opened
 
 _EXTEND_EVERY_S = 5.0
@@ -31,48 +32,73 @@ class Relay(Protocol):
     async def close(self, attempt: AttemptId) -> None: ...
 
 
+class Relays(Protocol):
+    @property
+    def listed(self) -> Sequence[RelayName]: ...
+    def of(self, name: RelayName) -> Relay: ...
+
+
+@dataclass(slots=True)
+class _Told:
+    """Of one relay: the last of our changes that it has been told. It is told one level at a time."""
+
+    version: int = -1
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Attempts:
     """
-    The relay is always told the whole level, never that one more is open: a relay that was just started again would
-    take a single one for all there are, and refuse the others' children.
+    A relay is always told its whole level, never that one more is open: a relay that was just started again would
+    take a single one for all there are, and refuse the others' children. One through which nothing speaks is told that.
     """
 
-    def __init__(self, relay: Relay, file: Path, seals: Seals | None = None, *, daemon: str = "") -> None:
+    def __init__(
+        self, relays: Relays, file: Path, seals: Seals | None = None, *, daemon: str = "", key: str = ""
+    ) -> None:
         """
-        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what the relay knows us by: our
-        tokens begin with it, so that a relay which has not heard of us yet does not refuse them.
+        Without `seals` there is nothing to get back, and nothing is waited for. `daemon` is what relays know us by, and
+        `key` the control key: our tokens show both, so that a relay which has not heard of us yet does not refuse them.
         """
-        self._relay = relay
+        self._relays = relays
         self._file = file
         self._seals = seals
-        self._before = f"{daemon}." if daemon else ""
+        self._known_by = (daemon, key)
         read = _read(file)
         self._is_whole = asyncio.Event()
         if read is not None or seals is None:
             self._is_whole.set()
         self._open = {one.attempt: one for one in read or ()}
-        self._told: int = -1
+        self._told: defaultdict[RelayName, _Told] = defaultdict(_Told)
         self._version = 0
         self._saved = 0
-        self._lock = asyncio.Lock()
 
-    async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened:
-        """Open the run's attempt, with a new token. Raises Transient when the relay does not take it."""
-        token = Token(self._before + secrets.token_urlsafe(32))
+    async def open(
+        self, run: ClaimedRun, cluster: ClusterName, results: str | None, relay: RelayName = FIRST_RELAY
+    ) -> Opened:
+        """
+        Open the run's attempt, with a new token, at the relay that its cluster speaks through. Raises Transient when that
+        one does not take it.
+        """
+        token = new_token(*self._known_by)
         hashed = hashlib.sha256(token.encode()).hexdigest()
-        opened = OpenAttempt(run.attempt, run.id, hashed, results, cluster)
+        opened = OpenAttempt(run.attempt, run.id, hashed, results, cluster, relay)
         self._change({**self._open, run.attempt: opened})
-        await self._tell()
+        await self._tell(relay)
         return Opened(run.attempt, token, self._seals.seal(opened) if self._seals else "")
 
     async def close(self, attempt: AttemptId) -> None:
-        """Close the attempt: from now on its child cannot say anything. If the relay is away, its next level says so."""
+        """Close the attempt: from now on its child cannot say anything. If its relay is away, its next level says so."""
+        known = self._open.get(attempt)
+        relays = (known.relay,) if known else self._relays.listed
+        self._change({name: one for name, one in self._open.items() if name != attempt})
+        await asyncio.sleep(0)  # runs that end together share a write
+        if self.is_whole:  # else the first level says it
+            await asyncio.gather(*(self._close_at(relay, attempt) for relay in relays))
+
+    async def _close_at(self, relay: RelayName, attempt: AttemptId) -> None:
         try:
-            self._change({name: one for name, one in self._open.items() if name != attempt})
-            await asyncio.sleep(0)  # runs that end together share a write
-            if self.is_whole:  # else the first level says it
-                self._save()
-                await self._relay.close(attempt)
+            self._save()
+            await self._relays.of(relay).close(attempt)
         except FlowgroupError as exc:
             log.get().warning("relay_close_put_off", attempt=attempt, reason=str(exc))
 
@@ -100,12 +126,27 @@ class Attempts:
         self._is_whole.set()
 
     async def extend(self) -> None:
-        """Tell the relay the level every few seconds, for ever: it may have been started again, and attempts expire there."""
+        """
+        Tell each relay its level every few seconds, for ever: it may have been started again, and attempts expire there.
+
+        Of a relay that is not listed any more the attempts go on until they end.
+        """
+        await self._is_whole.wait()
+        others = {one.relay for one in self._open.values()}.difference(self._relays.listed)
+        for relay in others:
+            log.get().warning(
+                "relay_not_listed", relay=relay, attempts=len(self._at(relay)), then="no new runs go there"
+            )
+        async with asyncio.TaskGroup() as extending:
+            for relay in (*self._relays.listed, *others):
+                extending.create_task(self._extend(relay), name=f"extend at relay {relay}")
+
+    async def _extend(self, relay: RelayName) -> None:
         is_away = False
-        while True:
+        while relay in self._relays.listed or self._at(relay):
             try:
-                self._told = -1
-                await self._tell()
+                self._told[relay].version = -1
+                await self._tell(relay)
                 is_away = False
             except FlowgroupError as exc:
                 if not is_away:
@@ -113,16 +154,19 @@ class Attempts:
                 is_away = True
             await asyncio.sleep(_EXTEND_EVERY_S)
 
-    async def _tell(self) -> None:
+    async def _tell(self, relay: RelayName) -> None:
         await self._is_whole.wait()
-        wanted = self._version
-        async with self._lock:  # one at a time, so that an older level never arrives last; who waited finds it told
-            if self._told >= wanted:
+        wanted, told = self._version, self._told[relay]
+        async with told.lock:  # one at a time, so that an older level never arrives last; who waited finds it told
+            if told.version >= wanted:
                 return
             telling = self._version
             self._save()
-            await self._relay.level(tuple(self._open.values()))
-            self._told = telling
+            await self._relays.of(relay).level(self._at(relay))
+            told.version = telling
+
+    def _at(self, relay: RelayName) -> tuple[OpenAttempt, ...]:
+        return tuple(one for one in self._open.values() if one.relay == relay)
 
     def _change(self, attempts: dict[AttemptId, OpenAttempt]) -> None:
         self._open = attempts

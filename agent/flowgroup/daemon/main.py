@@ -8,7 +8,7 @@ is given back, and running runs stay with their drivers, who find the next daemo
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,11 @@ from flowgroup.edge import store
 from flowgroup.edge.events import Events
 from flowgroup.edge.pools import Pool
 from flowgroup.edge.prefect import Prefect, prefect
-from flowgroup.edge.relay_control import RelayControl
+from flowgroup.edge.relay_control import RelayControl, RelayControls
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
 from flowgroup.model.endpoint import Endpoint, Listen
-from flowgroup.model.ids import digest
+from flowgroup.model.ids import RelayName, digest
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 
@@ -63,7 +63,7 @@ _SAID_AGAIN_S = 30.0
 
 
 class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
-    """What makes clusters, and keeps a relay alive. `relay_key` is what the daemon shows to the relay."""
+    """What makes clusters, and keeps relays alive. `relay_key` is what the daemon shows to a relay."""
 
     @property
     def relay_key(self) -> str: ...
@@ -73,9 +73,14 @@ class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
         """Where the daemon listens for the drivers of this backend's clusters."""
         ...
 
-    async def relay(self) -> Endpoint:
+    @property
+    def relays(self) -> Sequence[RelayName]:
+        """Those that new clusters are shared out among, by flow group."""
+        ...
+
+    async def relay(self, name: RelayName) -> Endpoint:
         """
-        Where the relay listens; one that is the backend's own is started if it is not alive. Cheap: it is asked for
+        Where that relay listens; one that is the backend's own is started if it is not alive. Cheap: it is asked for
         every few seconds.
         """
         ...
@@ -122,7 +127,7 @@ async def _serve(
     async with (
         parts.drivers.serve(backend.listen, parts.clusters.secret_of),
         serve(health, daemon.health_host, daemon.health_port) as port,
-        aclosing(parts.relay),
+        aclosing(parts.relays),
         _registered(api, _worker_name(daemon, pool.name)) as worker,
     ):
         with announced(folder / "daemon.json", port):
@@ -137,7 +142,7 @@ class _Parts:
     slots: Slots
     drivers: Drivers
     clusters: Clusters
-    relay: RelayControl
+    relays: RelayControls
     attempts: Attempts
     cancels: Cancels
     teller: Teller
@@ -161,8 +166,9 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         on_turn=bells.poll.ring,
     )
     known_as = digest("daemon", folder.name)[:8]
-    relay = RelayControl(backend.relay, backend.relay_key, ttl_s=settings.relay.attempt_ttl_s, daemon=known_as)
-    attempts = Attempts(relay, folder / "attempts.json", Seals(backend.relay_key), daemon=known_as)
+    key = backend.relay_key
+    relays = _relays(settings, backend, known_as)
+    attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
         slots=slots,
@@ -174,15 +180,23 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         drivers=drivers,
         teller=teller,
         cancels=cancels,
-        policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s, backend.relay_key),
+        policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s, backend.relay_key, tuple(backend.relays)),
         owner=mark_of(folder, daemon.name),
         cluster_timeout_s=daemon.cluster_timeout_s,
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relay, attempts, cancels, teller, journeys, events, scale)
+    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale)
     api.trust(parts.is_streamed)
     return parts
+
+
+def _relays(settings: Settings, backend: Backend, known_as: str) -> RelayControls:
+    def control(name: RelayName) -> RelayControl:
+        key, ttl_s = backend.relay_key, settings.relay.attempt_ttl_s
+        return RelayControl(lambda: backend.relay(name), key, ttl_s=ttl_s, daemon=known_as)
+
+    return RelayControls(backend.relays, control)
 
 
 _Loops = dict[str, Coroutine[Any, Any, None]]

@@ -14,9 +14,10 @@ from flowgroup import signing
 from flowgroup.errors import Refused
 from flowgroup.model import references
 from flowgroup.model.bundle import Statement
+from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
-from flowgroup.model.spec import ClusterSpec, is_process_wide, sealed, spec_of
+from flowgroup.model.spec import ClusterSpec, is_process_wide, sealed, spec_of, through
 from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
 _SIGNED = ("image", "start script", "environment", "environment by reference, volumes or service account")
@@ -33,6 +34,8 @@ class Policy:
     idle_timeout_s: float = 300.0
     key: str = field(default="", repr=False)
     """What hashes of secret values are made with; the same in the next daemon."""
+    relays: tuple[RelayName, ...] = (FIRST_RELAY,)
+    """The relays that flow groups are shared out among."""
 
 
 def said(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +73,8 @@ def place(
         run_id=due.id,
         env_of_run=env_of_run,
     )
-    spec = sealed(spec, references.with_blocks(values), policy.key)
+    with_blocks = references.with_blocks(values)
+    spec = through(sealed(spec, with_blocks, policy.key), policy.relays)
     if variables.bundle is not None:
         as_said = variables.model_copy(update={"env": values["env"]})  # what it stands for nobody could sign
         _check_papers(as_said, deployment, policy, _is_signed(spec, env_of_run))
@@ -84,6 +88,7 @@ def place(
         idle_timeout_s=0.0 if spec.mode == "per-run" else idle_s,
         bundle=variables.bundle,
         memory_limit_bytes=variables.memory_limit_bytes,
+        secret_env=with_blocks | {name for name, one in variables.env_value_from.items() if one.secret_key_ref},
     )
 
 

@@ -13,7 +13,7 @@ from flowgroup import log
 from flowgroup.metrics import STAGE_SECONDS
 from flowgroup.model.bundle import BundleRef
 from flowgroup.model.clusters import Found
-from flowgroup.model.ids import ClusterName, slug
+from flowgroup.model.ids import ClusterName, RelayName, slug
 from flowgroup.model.orders import BundleCode, Order, PrefectCode, Remark
 from flowgroup.model.runs import ClaimedRun, Deployment, Known, Opened, Placement, SentRun
 from flowgroup.model.spec import ClusterSpec
@@ -25,7 +25,7 @@ class Clusters(Protocol):
 
 
 class Attempts(Protocol):
-    async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None) -> Opened: ...
+    async def open(self, run: ClaimedRun, cluster: ClusterName, results: str | None, relay: RelayName) -> Opened: ...
 
 
 class Drivers(Protocol):
@@ -65,7 +65,7 @@ class Sender:
         with STAGE_SECONDS.labels("sent").time():
             assert plan.deployment is not None  # `place` refuses runs without one
             opened, known, code, remarks = await asyncio.gather(
-                self.attempts.open(run, found.name, results_of(plan)),
+                self.attempts.open(run, found.name, results_of(plan), plan.spec.relay),
                 self.knowledge.of(run, plan.deployment),
                 self._code(plan.bundle, plan.deployment),
                 self.clusters.remarks(found.name),
@@ -88,6 +88,7 @@ class Sender:
             start_at=run.due.due_at.timestamp(),
             code=code,
             env={**({"PREFECT_UI_URL": self.ui_url} if self.ui_url else {}), **plan.env},
+            secret_env=tuple(sorted(plan.secret_env)),
             dask=plan.spec.has_workers,
             results=results_of(plan),
             memory_limit_bytes=plan.memory_limit_bytes,

@@ -142,7 +142,7 @@ def _report_through(bridge: Bridge) -> None:
     from prefect.logging.handlers import APILogWorker, set_api_log_sink
 
     # results: so that a run's result storage is known here by its type
-    from flowgroup.driver import results, workers  # noqa: F401
+    from flowgroup.driver import engine, results, words, workers  # noqa: F401
 
     class Sender:
         """Takes the place of Prefect's event service: sends in the caller's thread, so that order holds."""
@@ -163,7 +163,7 @@ def _report_through(bridge: Bridge) -> None:
                         }
                     )
                 )
-            bridge.say(owner, "event", event.model_dump_json())
+            bridge.say(owner, "event", json.dumps(words.of_event(event.model_dump(mode="json"))))
 
     def sink(record: dict[str, Any]) -> None:
         owner = workers.owner_of_this_context() or workers.owner_of(str(record.get("flow_run_id")))
@@ -179,4 +179,6 @@ def _report_through(bridge: Bridge) -> None:
         lambda cls, *args: stock(cls, *args) if workers.is_foreign() else sender
     )
     set_api_log_sink(sink)
+    words.hide()
+    engine.keep_lines_short()
     workers.start(bridge, lean=DriverSettings().lean)

@@ -30,7 +30,7 @@ from prefect.logging.loggers import flow_run_logger
 from pydantic import ValidationError
 
 from flowgroup import bundles
-from flowgroup.driver import engine, installed, lean, spawns
+from flowgroup.driver import engine, installed, lean, spawns, words
 from flowgroup.driver.brief import Brief
 from flowgroup.driver.fetch import fetch
 from flowgroup.driver.leash import Leash
@@ -58,6 +58,7 @@ def run(brief_bytes: bytes, leash_fd: int, shipper_fd: int) -> int:
     run_id = UUID(brief.order.run_id)
     leash = Leash(leash_fd)
     leash.listen(cancel=engine.commit_cancel, suspend=lambda: engine.suspend(run_id))
+    words.hide(brief.order.secret_env)
     shipper = Shipper(shipper_fd)
     engine.ship_through(shipper)
     if brief.lean:

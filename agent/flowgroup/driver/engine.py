@@ -17,10 +17,11 @@ from prefect.concurrency.services import (
     ConcurrencySlotAcquisitionWithLeaseService,
 )
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
-from prefect.logging.handlers import set_api_log_sink
+from prefect.logging.handlers import APILogHandler, set_api_log_sink
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.engine import commit_control_intent_and_ack
 
+from flowgroup.driver import words
 from flowgroup.driver.shipper import Shipper
 
 
@@ -52,7 +53,14 @@ def ship_through(shipper: Shipper) -> None:
             shipper.event(event)
 
     set_api_log_sink(shipper.log)
+    keep_lines_short()
     EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=Queue())
+
+
+def keep_lines_short() -> None:
+    """A log's line is cut where it is made: Prefect would turn all of it into JSON first, and then drop most of it."""
+    stock = APILogHandler.format
+    APILogHandler.format = lambda self, record: words.sayable(stock(self, record))  # type: ignore[method-assign]
 
 
 def complete(event: dict[str, Any]) -> dict[str, Any]:

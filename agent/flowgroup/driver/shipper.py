@@ -10,6 +10,8 @@ import socket
 import threading
 from typing import Any
 
+from flowgroup.driver import words
+
 
 class Shipper:
     """
@@ -23,12 +25,16 @@ class Shipper:
         self._is_cut = False
 
     def log(self, record: dict[str, Any]) -> None:
-        """One record as Prefect's `POST /logs/` takes it (`__payload_size__` is dropped)."""
-        self._put({"log": {name: value for name, value in record.items() if name != "__payload_size__"}})
+        """One record as Prefect's `POST /logs/` takes it."""
+        self._put({"log": words.of_log(record)})
 
     def event(self, event: dict[str, Any]) -> None:
         """One event as Prefect's `POST /events` takes it."""
-        self._put({"event": event})
+        event = words.of_event(event)
+        line = json.dumps({"event": event}, default=str)
+        if len(line) > words.MOST_EVENT_BYTES:
+            line = json.dumps({"event": words.without_payload(event)}, default=str)
+        self._write(line.encode() + b"\n")
 
     def call(self, method: str, path: str, body: dict[str, Any]) -> None:
         """A call to Prefect's API whose answer nobody waits for."""
@@ -44,7 +50,9 @@ class Shipper:
             self._socket.close()
 
     def _put(self, item: dict[str, Any]) -> None:
-        line = json.dumps(item, default=str).encode() + b"\n"
+        self._write(json.dumps(item, default=str).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
         with self._lock:
             start = b"\n" if self._is_cut else b""
             self._is_cut = True  # until it is whole: what a signal cut off is ended by the next line's start

@@ -17,7 +17,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
 from flowgroup import log
-from flowgroup.edge.wire import headers_for, tls_for
+from flowgroup.edge.wire import credentials_of, headers_for, tls_for
 from flowgroup.errors import Transient
 from flowgroup.metrics import EVENTS_CONNECTED
 from flowgroup.model.ids import RunId
@@ -50,6 +50,7 @@ class Events:
         assert settings.api_url is not None
         self._url = f"{settings.api_url}/events/out".replace("http", "ws", 1)
         self._settings = settings
+        self._credentials = credentials_of(settings)
         self._pool_id = pool_id
         self._socket: ClientConnection | None = None
         self.is_connected = False
@@ -79,7 +80,8 @@ class Events:
             await asyncio.sleep(0.5 + pause_s(tries, None, base_s=0.5))
 
     async def _stream(self) -> AsyncIterator[Notice]:
-        headers = headers_for(self._settings)
+        shown = self._credentials.shown()
+        headers = {**headers_for(self._settings), **({"Authorization": shown} if shown else {})}
         async with connect(
             self._url,
             subprotocols=[Subprotocol("prefect")],
@@ -98,9 +100,7 @@ class Events:
                     yield notice
 
     async def _subscribe(self, socket: ClientConnection) -> None:
-        secret = self._settings.api_auth_string or self._settings.api_key
-        token = secret.get_secret_value() if secret else None
-        await socket.send(json.dumps({"type": "auth", "token": token}))
+        await socket.send(json.dumps({"type": "auth", "token": self._credentials.word()}))
         async with asyncio.timeout(_OPEN_TIMEOUT_S):
             answer = json.loads(await socket.recv())
         if not isinstance(answer, dict) or answer.get("type") != "auth_success":

@@ -50,6 +50,10 @@ class BodyRefused(Exception):
         self.answer = JSONResponse({"detail": detail}, status, headers={"connection": "close"})
 
 
+class TooLarge(Exception):
+    """An answer that is not read to its end."""
+
+
 def client(*, at: Endpoint | None = None, verify: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
     """
     A client for calls that are passed on. It keeps no cookies, follows no redirects and adds no headers of
@@ -140,10 +144,16 @@ async def read_small(response: httpx.Response) -> bytes | None:
     return await read_whole(response)
 
 
-async def read_whole(response: httpx.Response) -> bytes:
-    """The answer's raw body, whatever it says of its size. Raises Transient."""
+async def read_whole(response: httpx.Response, *, limit_bytes: int | None = None) -> bytes:
+    """The answer's raw body, whatever it says of its size. Raises Transient; TooLarge beyond the limit, if there is one."""
+    chunks, size = [], 0
     try:
-        return b"".join([chunk async for chunk in response.aiter_raw()])
+        async for chunk in response.aiter_raw():
+            chunks.append(chunk)
+            size += len(chunk)
+            if limit_bytes is not None and size > limit_bytes:
+                raise TooLarge(f"the API's answer has more than {limit_bytes} bytes: ask for less of it")
+        return b"".join(chunks)
     except httpx.HTTPError as exc:
         raise Transient(f"the answer broke off: {type(exc).__name__}") from exc
     finally:

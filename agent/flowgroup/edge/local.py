@@ -22,7 +22,7 @@ from flowgroup.edge.processes import Running, end, is_alive, python, spawn, stra
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
-from flowgroup.model.ids import ClusterName
+from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import DEFAULT_GROUP
@@ -48,6 +48,7 @@ class Local:
     python: str = ".".join(platform.python_version_tuple()[:2])
     relay_key: str = ""
     renew_every_s: float | None = None
+    relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     _worker_starts: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,7 +153,7 @@ class Local:
     def listen(self) -> Listen:
         return self.folder / "daemon.sock"
 
-    async def relay(self) -> Endpoint:
+    async def relay(self, name: RelayName = FIRST_RELAY) -> Endpoint:
         """The relay's socket; starts the relay if it does not run. Raises Transient when it does not come up."""
         socket, state = self.folder / "relay.sock", self.folder / "relay.json"
         running = _running(_json(state))
@@ -191,6 +192,8 @@ class Local:
             "api_url": self.prefect.api_url,
             "api_key": key.get_secret_value() if key else None,
             "api_auth_string": word.get_secret_value() if word else None,
+            "api_key_file": _absolute(self.prefect.api_key_file),
+            "api_auth_string_file": _absolute(self.prefect.api_auth_string_file),
             "custom_headers": self.prefect.client_custom_headers,
             "control_key": self.relay_key,
         }
@@ -345,3 +348,8 @@ def _tail(path: Path) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     except OSError:
         return "(it left no log)"
+
+
+def _absolute(file: Path | None) -> str | None:
+    """As the relay finds it, whose folder is another."""
+    return str(file.absolute()) if file else None

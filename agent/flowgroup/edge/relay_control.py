@@ -1,4 +1,4 @@
-"""The daemon's side of the relay's control API: which attempts are open."""
+"""The daemon's side of the relays' control API: which attempts are open."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,7 +10,7 @@ import httpx
 from flowgroup.edge import forward, tls
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.endpoint import Endpoint
-from flowgroup.model.ids import AttemptId, ClusterName, RunId
+from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName, RunId
 
 _TIMEOUT_S = 5.0
 
@@ -18,9 +18,9 @@ _TIMEOUT_S = 5.0
 @dataclass(frozen=True, slots=True)
 class OpenAttempt:
     """
-    An attempt that the relay has open. The token itself is with the child only.
+    An attempt that a relay has open. The token itself is with the child only.
 
-    `cluster`, where the attempt was sent, is for the daemon's own memory.
+    `cluster`, where the attempt was sent, and `relay`, which that cluster speaks through, are for the daemon's own memory.
     """
 
     attempt: AttemptId
@@ -28,6 +28,7 @@ class OpenAttempt:
     token_sha256: str
     results: str | None
     cluster: ClusterName
+    relay: RelayName = FIRST_RELAY
 
 
 class RelayControl:
@@ -72,11 +73,11 @@ class RelayControl:
             answer = await client.request(method, f"{relay.url}{path}", json=body, headers=headers)
         except httpx.RequestError as exc:
             cause = tls.explained(exc, relay) or str(exc) or type(exc).__name__
-            raise Transient(f"the relay does not answer: {cause}") from exc
+            raise Transient(f"the relay {relay} does not answer: {cause}") from exc
         if answer.is_server_error:
-            raise Transient(f"the relay answers {method} {path} with {answer.status_code}")
+            raise Transient(f"the relay {relay} answers {method} {path} with {answer.status_code}")
         if answer.is_error and not (method == "DELETE" and answer.status_code == httpx.codes.NOT_FOUND):
-            raise Permanent(f"the relay answers {method} {path} with {answer.status_code}: {answer.text[:200]}")
+            raise Permanent(f"the relay {relay} answers {method} {path} with {answer.status_code}: {answer.text[:200]}")
 
     async def _connected(self) -> tuple[Endpoint, httpx.AsyncClient]:
         async with self._lock:  # two that find no relay must not start two
@@ -86,3 +87,24 @@ class RelayControl:
                 made = httpx.AsyncClient(transport=forward.transport(relay), timeout=_TIMEOUT_S, trust_env=False)
                 self._client = (relay, made)
             return self._client
+
+
+class RelayControls:
+    """
+    The relays by name: those that are `listed`, which new clusters may use, and any other that a cluster still speaks
+    through. Each has a connection of its own, so that none waits for another.
+    """
+
+    def __init__(self, listed: Sequence[RelayName], control: Callable[[RelayName], RelayControl]) -> None:
+        self.listed = tuple(listed)
+        self._control = control
+        self._made: dict[RelayName, RelayControl] = {}
+
+    def of(self, name: RelayName) -> RelayControl:
+        if name not in self._made:
+            self._made[name] = self._control(name)
+        return self._made[name]
+
+    async def aclose(self) -> None:
+        for control in self._made.values():
+            await control.aclose()

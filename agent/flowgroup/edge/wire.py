@@ -5,7 +5,6 @@ HTTP to Prefect's API: one call, its answer as JSON or one of our errors. No ret
 """
 
 import asyncio
-import base64
 import json
 import ssl
 import uuid
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from flowgroup.edge.credentials import Credentials, Shown
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.metrics import API_REQUESTS, API_SECONDS
 from flowgroup.settings import PrefectSettings
@@ -53,18 +53,22 @@ _NEVER: dict[int, type[Permanent]] = {404: NotFound, 409: Conflict, 410: Gone}
 
 
 def headers_for(settings: PrefectSettings) -> dict[str, str]:
-    """What every call carries. The auth string wins over the key, as in Prefect."""
-    headers = {
+    """What every call carries beside the credentials."""
+    return {
         "User-Agent": USER_AGENT,
         "X-PREFECT-API-VERSION": API_VERSION,
         **settings.client_custom_headers,
     }
-    if settings.api_auth_string:
-        word = base64.b64encode(settings.api_auth_string.get_secret_value().encode()).decode()
-        headers["Authorization"] = f"Basic {word}"
-    elif settings.api_key:
-        headers["Authorization"] = f"Bearer {_header_safe(settings.api_key.get_secret_value())}"
-    return headers
+
+
+def credentials_of(settings: PrefectSettings) -> Credentials:
+    """Raises Refused, naming the variable, when they cannot be read."""
+    return Credentials(
+        key=settings.api_key,
+        auth_string=settings.api_auth_string,
+        key_file=settings.api_key_file,
+        auth_string_file=settings.api_auth_string_file,
+    )
 
 
 def tls_for(settings: PrefectSettings) -> ssl.SSLContext:
@@ -148,6 +152,7 @@ async def connected(
         _check_address(settings.api_url)
         client = httpx.AsyncClient(
             headers=headers_for(settings),
+            auth=Shown(credentials_of(settings)),
             timeout=settings.api_request_timeout,
             verify=_verified(settings),
             limits=httpx.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S),
@@ -168,12 +173,6 @@ def _verified(settings: PrefectSettings) -> ssl.SSLContext | bool:
 def _check_address(url: str) -> None:
     if not urlsplit(url).hostname or not httpx.URL(url).host:
         raise ValueError("it names no host")
-
-
-def _header_safe(key: str) -> str:
-    if not key.isascii() or not key.isprintable():
-        raise Refused("PREFECT_API_KEY has characters that no key has: was it copied with a line break or a quote?")
-    return key
 
 
 @dataclass(frozen=True, slots=True)

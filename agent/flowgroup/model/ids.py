@@ -13,6 +13,9 @@ FlowId = NewType("FlowId", str)
 DeploymentId = NewType("DeploymentId", str)
 ClusterName = NewType("ClusterName", str)
 """The cluster of one generation: `<flow slug>-<hash>`, at most 45 characters, a valid DNS label."""
+RelayName = NewType("RelayName", str)
+"""The address of a relay, as specs name it; `FIRST_RELAY` for the one that serves all who name none."""
+FIRST_RELAY = RelayName("")
 Token = NewType("Token", str)
 """An attempt's opaque bearer token. Never logged."""
 

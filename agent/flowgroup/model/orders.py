@@ -58,6 +58,9 @@ class Order(_Frame):
     )
     code: Annotated[BundleCode | PrefectCode, Field(discriminator="kind")]
     env: dict[str, str] = Field(default_factory=dict, repr=False)
+    secret_env: tuple[str, ...] = Field(
+        default=(), description="names of variables, in `env` or the pod's own, whose values are secrets"
+    )
     dask: bool = False
     results: str | None = Field(default=None, description="address of the folder in the object store for results")
     memory_limit_bytes: int | None = None

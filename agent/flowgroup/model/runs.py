@@ -97,6 +97,7 @@ class Placement:
     idle_timeout_s: float
     bundle: "Any | None" = None  # model.bundle.BundleRef
     memory_limit_bytes: int | None = None
+    secret_env: frozenset[str] = frozenset()  # names of variables whose values are secrets
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """A cluster's resolved spec, and the generation that its hash names."""
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import not_
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowgroup.model.bundle import canonical_json
-from flowgroup.model.ids import ClusterName, FlowId, RunId, digest, slug
+from flowgroup.model.ids import FIRST_RELAY, ClusterName, FlowId, RelayName, RunId, digest, slug
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.variables import DEFAULT_GROUP, JobVariables, WorkerGroup, is_unsaid
 
@@ -50,6 +51,8 @@ class ClusterSpec(BaseModel):
     pod: PodExtras | None = Field(default=None, exclude_if=is_unsaid)
     secret_env: dict[str, str] = Field(default_factory=dict, exclude_if=is_unsaid)
     """Variables of the cluster's with secret values: a keyed hash of each, so that another value is another cluster."""
+    relay: RelayName = Field(default=FIRST_RELAY, exclude_if=not_)
+    """Through which relay the cluster's runs speak, for as long as it lives."""
     secrets: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     """Their values, while a cluster is made: they are never dumped, and so are in no name and in no file."""
 
@@ -169,6 +172,17 @@ def sealed(spec: ClusterSpec, names: frozenset[str], key: str) -> ClusterSpec:
             "secrets": secrets,
         }
     )
+
+
+def through(spec: ClusterSpec, relays: Sequence[RelayName]) -> ClusterSpec:
+    """
+    The same spec, through the relay of its flow group.
+
+    The group's highest hash with a relay decides (rendezvous hashing): one relay more takes its share of the groups from the
+    others, and one less gives its own away; all others stay where they are.
+    """
+    chosen = max(relays, key=lambda relay: digest("relay", relay, spec.flow_id, spec.isolation))
+    return spec.model_copy(update={"relay": chosen})
 
 
 def _keyed(key: str, name: str, value: str) -> str:

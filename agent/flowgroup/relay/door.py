@@ -42,7 +42,8 @@ def admit(attempts: Attempts, headers: Mapping[str, str]) -> OpenAttempt | Respo
     if attempt is None and token and attempts.may_be_open(token):
         return forward.away(NOT_KNOWN_YET)
     if attempt is None:
-        return JSONResponse({"detail": NOT_OPEN if token else "no token was shown"}, 401)
+        # Whoever is nobody keeps no connection.
+        return JSONResponse({"detail": NOT_OPEN if token else "no token was shown"}, 401, {"connection": "close"})
     return attempt
 
 

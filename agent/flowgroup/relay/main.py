@@ -25,15 +25,17 @@ from flowgroup import log
 from flowgroup.edge import forward, lines, tls
 from flowgroup.errors import Refused
 from flowgroup.health import Health
+from flowgroup.relay import patterns
 from flowgroup.relay.control import Control
 from flowgroup.relay.intake import Intake
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.probes import probes
 from flowgroup.relay.proxy import Proxy
 from flowgroup.relay.records import Records
-from flowgroup.relay.serving import SecuredServer, Server, server_config
+from flowgroup.relay.serving import GuardedServer, most_connections, server_config
 from flowgroup.relay.sockets import Sockets
 from flowgroup.relay.spool.spooling import Spool, spooling
+from flowgroup.relay.strict import NOTHING, Granted
 from flowgroup.relay.tokens import Attempts
 from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, secrets_of, tls_of
 from flowgroup.settings import RelaySettings, Settings
@@ -44,6 +46,7 @@ Address = Path | tuple[str, int]
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PR_SET_DUMPABLE = 4
 _BACKLOG = 512
+_ANSWERED_WITHIN_S = 2.0  # after the longest that a call is held
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -124,8 +127,8 @@ async def _serve(
         upstream = Upstream(secrets, client, verify=verify)
         spool = await stack.enter_async_context(spooling(settings.relay, upstream, folder))
         app = make_app(settings.relay, secrets, upstream, spool, health)
-        config = server_config(app)
-        server = SecuredServer(config, listener, secured) if secured else Server(config)
+        config = server_config(app, finish_s=settings.relay.hold_s + _ANSWERED_WITHIN_S)
+        server = GuardedServer(config, listener, secured, most=most_connections())
 
         def stop() -> None:
             health.is_ready = False
@@ -141,13 +144,17 @@ def make_app(
     settings: RelaySettings, secrets: Secrets, upstream: Upstream, spool: Spool, health: Health | None = None
 ) -> Starlette:
     """The relay as an ASGI application."""
-    attempts = Attempts()
-    owners = Owners(attempts, upstream, hold_s=settings.hold_s)
+    key = secrets.control_key.get_secret_value()
+    attempts = Attempts(key, patterns.told(settings.redact, settings.redact_file))
+    granted = Granted(settings.variables, settings.blocks, settings.deployments)
+    owners = Owners(
+        attempts, upstream, hold_s=settings.hold_s, granted=granted if settings.profile == "strict" else NOTHING
+    )
     intake = Intake(owners, spool)
     proxy = Proxy(attempts, upstream, owners, intake, settings)
     sockets = Sockets(attempts, upstream, owners, intake, settings)
     records = Records(attempts, intake)
-    control = Control(attempts, settings, secrets.control_key.get_secret_value())
+    control = Control(attempts, settings, key)
     return Starlette(
         routes=[
             *probes(health or Health(is_ready=True)),
@@ -192,6 +199,7 @@ def _unix_socket(path: Path) -> socket.socket:
     half = path.with_name(f".{path.name}.{os.getpid()}")
     half.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.setblocking(False)
     before = os.umask(0o177)  # between bind and chmod the socket would be open to others
     try:
         made.bind(str(half))

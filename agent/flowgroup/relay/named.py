@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,15 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call, taken apart: the ids in its path in order, and its body as JSON."""
+    """A call, taken apart: the ids in its path in order, its body as JSON, and the names in its path."""
 
     ids: tuple[str, ...]
     body: Any
+    texts: tuple[str, ...] = ()
+
+
+Names = Callable[[Call], Iterable[Named]]
+"""What a call names, from the call. Raises Malformed while it is gone through."""
 
 
 def uuid_of(value: Any) -> str:
@@ -70,34 +75,34 @@ def artifact_in_path(call: Call) -> Iterator[Named]:
 
 def parent_in_body(call: Call) -> Iterator[Named]:
     """A new flow run: below whose task it is made."""
-    yield from _optional(_object(call.body), "parent_task_run_id", Kind.TASK_RUN, may_be_new=True)
+    yield from _optional(object_of(call.body), "parent_task_run_id", Kind.TASK_RUN, may_be_new=True)
 
 
 def new_task_run(call: Call) -> Iterator[Named]:
-    body = _object(call.body)
+    body = object_of(call.body)
     yield from _optional(body, "id", Kind.TASK_RUN, may_be_new=True)
     yield from _optional(body, "flow_run_id", Kind.FLOW_RUN)
 
 
 def task_run_in_body(call: Call) -> Iterator[Named]:
     """A call about a task run's slots (concurrency limits by tag)."""
-    yield from _optional(_object(call.body), "task_run_id", Kind.TASK_RUN, may_be_new=True)
+    yield from _optional(object_of(call.body), "task_run_id", Kind.TASK_RUN, may_be_new=True)
 
 
 def holder_in_body(call: Call) -> Iterator[Named]:
     """Who is to hold a lease."""
-    holder = _object(call.body).get("holder")
+    holder = object_of(call.body).get("holder")
     if holder is None:
         return
     kinds = {"flow_run": Named(Kind.FLOW_RUN, ""), "task_run": Named(Kind.TASK_RUN, "", may_be_new=True)}
-    kind = kinds.get(str(_object(holder).get("type")))
+    kind = kinds.get(str(object_of(holder).get("type")))
     if kind is None:
         raise Malformed("the holder of a lease is a flow_run or a task_run")
     yield Named(kind.kind, uuid_of(holder.get("id")), kind.may_be_new)
 
 
 def whose_artifact(call: Call) -> Iterator[Named]:
-    body = _object(call.body)
+    body = object_of(call.body)
     yield from _optional(body, "flow_run_id", Kind.FLOW_RUN)
     yield from _optional(body, "task_run_id", Kind.TASK_RUN, may_be_new=True)
 
@@ -109,21 +114,26 @@ def log_records(call: Call) -> Iterator[Named]:
 
 
 def log_names(record: Any) -> Iterator[Named]:
-    yield from _optional(_object(record), "flow_run_id", Kind.FLOW_RUN)
+    yield from _optional(object_of(record), "flow_run_id", Kind.FLOW_RUN)
     yield from _optional(record, "task_run_id", Kind.TASK_RUN, may_be_new=True)
 
 
 def logs_asked_for(call: Call) -> Iterator[Named]:
     """Reading logs: only by naming own flow runs, or own task runs."""
-    asked = _object(_object(call.body).get("logs") or {})
-    if asked.get("operator", "and_") != "and_":
-        raise Malformed("logs can be read only with the operator and_")
+    asked = object_of(object_of(call.body).get("logs") or {})
     for field, kind in (("flow_run_id", Kind.FLOW_RUN), ("task_run_id", Kind.TASK_RUN)):
-        ids = _object(asked.get(field) or {}).get("any_")
-        if ids:
-            yield from (Named(kind, uuid_of(id)) for id in _list(ids))
+        if ids := only(asked, field):
+            yield from (Named(kind, uuid_of(id)) for id in ids)
             return
     raise Malformed("logs can be read only by flow_run_id or task_run_id")
+
+
+def only(asked: dict[str, Any], field: str) -> list[Any]:
+    """The ids that a filter keeps to in one of its fields; [] if it does not. Raises Malformed."""
+    inner = object_of(asked.get(field) or {})
+    if any(one.get("operator", "and_") != "and_" for one in (asked, inner)):
+        raise Malformed("this can be read only with the operator and_")
+    return _list(inner.get("any_") or [])
 
 
 def events(call: Call) -> Iterator[Named]:
@@ -135,10 +145,10 @@ def event_names(event: Any) -> Iterator[Named]:
     """
     The flow runs and task runs that an event is about, or is related to, or carries as a task run's new row.
     """
-    event = _object(event)
-    yield from _resource(_object(event.get("resource") or {}))
+    event = object_of(event)
+    yield from _resource(object_of(event.get("resource") or {}))
     for related in _list(event.get("related") or []):
-        yield from _resource(_object(related))
+        yield from _resource(object_of(related))
     # Prefect's server makes a task run's row out of its events, and there the payload wins over the resource.
     payload = event.get("payload")
     row = payload.get("task_run") if isinstance(payload, dict) else None
@@ -163,7 +173,8 @@ def _optional(body: dict[str, Any], field: str, kind: Kind, *, may_be_new: bool 
         yield Named(kind, uuid_of(value), may_be_new)
 
 
-def _object(value: Any) -> dict[str, Any]:
+def object_of(value: Any) -> dict[str, Any]:
+    """Raises Malformed."""
     if not isinstance(value, dict):
         raise Malformed("the body is not of the form that Prefect's API takes: an object is missing")
     return value

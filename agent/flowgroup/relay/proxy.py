@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 from starlette.requests import Request
@@ -15,14 +16,18 @@ from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.relay import door, leases, named, paths, rules, states
+from flowgroup.relay.blocks import NotBlocks, Sight
+from flowgroup.relay.cleaning import cleaned_state
 from flowgroup.relay.intake import Intake
 from flowgroup.relay.leases import Leases
 from flowgroup.relay.outage import Backoff, Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
-from flowgroup.relay.rules import Allow, NeedsOwner, Refuse
+from flowgroup.relay.rule import Allow, NeedsOwner, Refuse, Ruling
 from flowgroup.relay.spool.rows import Kind
+from flowgroup.relay.strict import why_foreign
 from flowgroup.relay.tokens import Attempts, OpenAttempt
+from flowgroup.relay.turns import Turns
 from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
 from flowgroup.settings import RelaySettings
 
@@ -30,7 +35,10 @@ PREFIX = b"/api"
 _CREATED = 201
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
-_CREDENTIALS = (401, 403)
+_UNAUTHORIZED = 401
+_CREDENTIALS = (_UNAUTHORIZED, 403)
+_LARGE_BYTES = 256 * 1024
+_MOST_BLOCKS_BYTES = 16 * 1024 * 1024
 _LOCKED_S = 2.0
 _LEAST_WAIT_S = 0.5
 _QUIET_S = 60.0
@@ -77,6 +85,9 @@ class Proxy:
         self._quiet_until: dict[int, float] = {}
         self._unwell_until = 0.0
         self._backoff = Backoff(lambda: asyncio.get_running_loop().time())
+        self._turns = Turns(settings.calls_per_run)
+        covers = owners.granted if settings.profile == "strict" else None
+        self._sight = Sight(upstream.credentials.secrets, settings.hidden_blocks, covers)
 
     async def handle(self, request: Request) -> Response:
         """Starlette's endpoint. Whatever the outside does, it answers."""
@@ -84,13 +95,14 @@ class Proxy:
         if isinstance(attempt, Response):
             return _counted("unknown_yet" if attempt.status_code == _UNAVAILABLE else "unauthorized", attempt)
         try:
-            passed = await self._judged(request, attempt)
-            if isinstance(passed, Response):
-                return passed
-            if passed.allow.route == leases.RENEW:
-                return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
-            kept = _KEPT.get((request.method, passed.allow.path))
-            return await (self._stored(passed, *kept) if kept else self._sent(request, passed))
+            async with self._turns.turn(attempt.id, within_s=self._settings.hold_s):
+                passed = await self._judged(request, attempt)
+                if isinstance(passed, Response):
+                    return passed
+                if passed.allow.route == leases.RENEW:
+                    return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
+                kept = _KEPT.get((request.method, passed.allow.path))
+                return await (self._stored(passed, *kept) if kept else self._sent(request, passed))
         except forward.BodyRefused as exc:
             return _counted("too_large", exc.answer)
         except Transient as exc:
@@ -105,18 +117,25 @@ class Proxy:
             parts = paths.segments(request.scope["raw_path"].removeprefix(PREFIX))
         except paths.BadPath as exc:
             return _refused(attempt, request, str(exc), status=400)
+        if "transfer-encoding" in request.headers and "content-length" in request.headers:
+            return _refused(attempt, request, "the body has two lengths", status=400)
         if "content-encoding" in request.headers:
             return _refused(attempt, request, "bodies with a Content-Encoding are not read", status=415)
-        found = rules.find(request.method, parts)
+        found = rules.find(request.method, parts, self._settings.profile)
         body = await forward.read_body(request, limit_bytes=self._settings.max_body_bytes)
         try:
-            parsed = named.parse(body) if found and found[0].reads_body else None
+            parsed = await _parsed(body) if found and found.rule.reads_body else None
         except named.Malformed as exc:
             return _refused(attempt, request, str(exc), status=400)
-        ruled = await self._ruled(request, attempt, rules.decide(found, parts, parsed, attempt.belongings.cover))
-        return ruled if isinstance(ruled, Response) else Passed(attempt, ruled, body, until)
+        ruling = rules.decide(found, parts, parsed, lambda one: self._owners.covers(attempt, one))
+        ruled = await self._ruled(request, attempt, ruling)
+        if isinstance(ruled, Response):
+            return ruled
+        clean = (attempt, ruled, body, parsed)
+        left = await asyncio.to_thread(_clean, *clean) if len(body) > _LARGE_BYTES else _clean(*clean)
+        return Passed(attempt, ruled, left, until)
 
-    async def _ruled(self, request: Request, attempt: OpenAttempt, ruling: rules.Ruling) -> Allow | Response:
+    async def _ruled(self, request: Request, attempt: OpenAttempt, ruling: Ruling) -> Allow | Response:
         match ruling:
             case Refuse(reason):
                 return _refused(attempt, request, reason)
@@ -126,7 +145,7 @@ class Proxy:
                 foreign = await self._owners.first_foreign(attempt, ruling.named)
                 if foreign is None:
                     return ruling.allow
-                return _refused(attempt, request, f"{foreign.kind} {foreign.id} does not belong to this run")
+                return _refused(attempt, request, why_foreign(foreign))
 
     async def _stored(self, passed: Passed, kind: Kind, status: int) -> Response:
         """Records go by the spool. A body that comes again is not stored twice. Raises Transient."""
@@ -152,7 +171,25 @@ class Proxy:
         made = states.as_accepted(passed.body, small) if small and passed.allow.route in _SETS_STATE else None
         if made is not None:
             return _counted("passed", Response(made, _CREATED, media_type="application/json"))
+        if passed.allow.blocks and response.is_success:
+            return await self._shown(request, passed, response, small)
         return _counted("passed", forward.answer(response, small, answer_headers(response)))
+
+    async def _shown(self, request: Request, passed: Passed, response: httpx.Response, small: bytes | None) -> Response:
+        """The blocks that the run may see. What it learns from them is masked in its records from now on."""
+        try:
+            whole = small if small is not None else await forward.read_whole(response, limit_bytes=_MOST_BLOCKS_BYTES)
+            seen = (
+                await asyncio.to_thread(self._sight.look, whole)
+                if len(whole) > _LARGE_BYTES
+                else self._sight.look(whole)
+            )
+        except (NotBlocks, forward.TooLarge) as exc:
+            return _refused(passed.attempt, request, str(exc))
+        if isinstance(seen, str):
+            return _refused(passed.attempt, request, seen)
+        passed.attempt.masks.add(seen.secrets)
+        return _counted("passed", Response(seen.body, response.status_code, media_type="application/json"))
 
     async def _exchanged(self, request: Request, passed: Passed) -> _Answer:
         """What only reads is given up after a while; what changes something is left under way."""
@@ -170,9 +207,8 @@ class Proxy:
 
     def _outgoing(self, request: Request, passed: Passed) -> httpx.Request:
         headers = request.headers.raw
-        if (
-            passed.allow.makes or passed.allow.route in _READ_HERE
-        ):  # its answer is read here, so it must not be compressed
+        allow = passed.allow
+        if allow.makes or allow.blocks or allow.route in _READ_HERE:  # its answer is read here: not compressed
             headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
         return self._upstream.request(
             request.method,
@@ -206,6 +242,8 @@ class Proxy:
         if verdict is Verdict.PASS:
             self._patience.worked(*call)
             return False
+        if status == _UNAUTHORIZED and self._upstream.credentials.refused():
+            return True  # the next try shows the new ones
         self._tell(status, passed.allow.route)
         if verdict is Verdict.WAIT:
             return True
@@ -247,6 +285,23 @@ class Proxy:
             return False
         await response.aclose()
         return response.status_code < _SERVER_ERROR
+
+
+async def _parsed(body: bytes) -> Any:
+    """Aside, if it is large, for it would keep all others waiting. Raises Malformed."""
+    return await asyncio.to_thread(named.parse, body) if len(body) > _LARGE_BYTES else named.parse(body)
+
+
+def _clean(attempt: OpenAttempt, allow: Allow, body: bytes, parsed: Any) -> bytes:
+    """What leaves with a state in it: without secrets, and counted. Records are cleaned on their way to the disk."""
+    if not (isinstance(parsed, dict) and isinstance(parsed.get("state"), dict)):
+        return body
+    clean = cleaned_state(parsed, attempt.masks, attempt.sent)
+    left = body if clean == parsed else json.dumps(clean).encode()
+    if allow.state:
+        attempt.sent.records += 1
+        attempt.sent.bytes += len(left)
+    return left
 
 
 def _remember(passed: Passed, response: httpx.Response, small: bytes | None) -> None:

@@ -49,12 +49,15 @@ class Sockets:
         self._owners = owners
         self._intake = intake
         self._dial_s = min(_DIAL_S, settings.hold_s)
+        self._most = settings.websockets_per_run
+        self._is_strict = settings.profile == "strict"
 
     async def events_in(self, socket: WebSocket) -> None:
         await self._serve(socket, pump.EVENTS_IN, judged=True)
 
     async def events_out(self, socket: WebSocket) -> None:
-        await self._serve(socket, "/events/out", judged=False)
+        """In the profile `strict` nobody reads what happens to all runs."""
+        await (self.refuse(socket) if self._is_strict else self._serve(socket, "/events/out", judged=False))
 
     async def refuse(self, socket: WebSocket) -> None:
         """Any other websocket."""
@@ -83,7 +86,7 @@ class Sockets:
             await pump.deny(socket, attempt)
             return
         try:
-            async with self._behind(socket, path) as upstream:
+            async with self._place(attempt), self._behind(socket, path) as upstream:
                 await socket.accept(subprotocol=_SUBPROTOCOL)
                 if await _auth_frame(socket) is not None:
                     await self._pass(socket, upstream, attempt, judged=judged)
@@ -101,11 +104,22 @@ class Sockets:
             await self._close_unknown(socket, frame)
             return
         try:
-            async with self._behind(socket, path) as upstream:
+            async with self._place(attempt), self._behind(socket, path) as upstream:
                 await self._pass(socket, upstream, attempt, judged=judged)
         except Transient as exc:
             metrics.RELAY_REQUESTS.labels("away").inc()
             await pump.close(socket, pump.Ending(pump.TRY_AGAIN, str(exc)))
+
+    @asynccontextmanager
+    async def _place(self, attempt: OpenAttempt) -> AsyncIterator[None]:
+        """One of the attempt's websockets. Raises Transient when it has enough."""
+        if attempt.websockets >= self._most:
+            raise Transient("this run has too many websockets open already")
+        attempt.websockets += 1
+        try:
+            yield
+        finally:
+            attempt.websockets -= 1
 
     async def _close_unknown(self, socket: WebSocket, token: str) -> None:
         if self._attempts.may_be_open(token):
@@ -137,6 +151,7 @@ class Sockets:
             return
 
         async def check(frame: str | bytes) -> bool:
+            await asyncio.sleep(0)  # a flood of frames never waits for anything else, and all others would wait for it
             if not self._attempts.is_open(attempt):
                 raise Refused(door.NOT_OPEN)
             return not judged or await self._may_pass(attempt, frame)

@@ -2,11 +2,15 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from flowgroup import log
 from flowgroup.model.ids import AttemptId, RunId
+from flowgroup.model.proofs import daemon_of
+from flowgroup.relay.cleaning import Masks, Sent
 
 # Beyond these an attempt's ids are looked up at the API, or treated as unseen: memory stays bounded.
 _MOST_KEPT = 100_000
@@ -18,6 +22,12 @@ class Kind(StrEnum):
     FLOW_RUN = "flow run"
     TASK_RUN = "task run"
     ARTIFACT = "artifact"
+    # Judged in the profile `strict` alone.
+    DEPLOYMENT = "deployment"
+    WORK_POOL = "work pool"
+    WORK_QUEUE = "work queue"
+    VARIABLE = "variable"
+    BLOCK = "block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,9 @@ class OpenAttempt:
     until: float
     daemon: str
     belongings: Belongings = field(repr=False)
+    masks: Masks = field(repr=False)
+    sent: Sent = field(default_factory=Sent)
+    websockets: int = 0
 
 
 class Attempts:
@@ -99,14 +112,18 @@ class Attempts:
 
     `known` is false from the start until a daemon has said what is open: a relay that was restarted must not
     refuse a run that it merely does not know yet. Of several daemons each speaks for its own attempts, and a
-    token begins with the name of its daemon, so that one of them is not taken for all (`may_be_open`).
+    token proves which daemon made it (`key`, the control key), so that one of them is not taken for all, and a forged
+    one is refused however late a daemon is (`may_be_open`).
 
     An attempt's time runs out only by what the daemon says: at its last word, was this attempt already past
     its time? While the daemon is away nothing runs out, so that its restart ends no run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "", patterns: tuple[re.Pattern[str], ...] = ()) -> None:
+        """`patterns` are masked in everything that leaves."""
         self.known = False
+        self._patterns = patterns
+        self._key = key
         self._heard_of: set[str] = set()
         self._by_token: dict[str, OpenAttempt] = {}
         self._by_id: dict[AttemptId, OpenAttempt] = {}
@@ -136,8 +153,8 @@ class Attempts:
 
     def may_be_open(self, token: str) -> bool:
         """Whether a token that is not found may be of a daemon that has said nothing yet."""
-        daemon, is_named, _ = token.partition(".")
-        return not self.known or (bool(is_named) and daemon not in self._heard_of)
+        daemon = daemon_of(token, self._key)
+        return not self.known or (daemon is not None and daemon not in self._heard_of)
 
     def find(self, token: str) -> OpenAttempt | None:
         """The attempt whose token this is, if it is open."""
@@ -168,13 +185,17 @@ class Attempts:
             until=until,
             daemon=opening.daemon,
             belongings=Belongings(opening.run_id),
+            masks=Masks(self._patterns),
         )
         self._by_id[opened.id] = self._by_token[opened.token_sha256] = opened
 
     def _drop(self, attempt: AttemptId) -> None:
         gone = self._by_id.pop(attempt, None)
-        if gone is not None and self._by_token.get(gone.token_sha256) is gone:
+        if gone is None:
+            return
+        if self._by_token.get(gone.token_sha256) is gone:
             del self._by_token[gone.token_sha256]
+        log.get().info("attempt_closed", run=gone.run_id, attempt=gone.id, **asdict(gone.sent))
 
     def _heard(self, daemon: str, now: float) -> None:
         self.known = True

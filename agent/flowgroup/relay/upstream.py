@@ -1,18 +1,19 @@
 """Prefect's API as the relay speaks to it: where it is, and the one place that has the token."""
 
-import base64
 import json
 import math
 import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TextIO
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from flowgroup.edge import forward
+from flowgroup.edge.credentials import Credentials
 from flowgroup.edge.files import KEY_CHARS_MIN, control_key
 from flowgroup.errors import Refused
 from flowgroup.settings import PrefectSettings, Settings
@@ -38,6 +39,8 @@ class Secrets(BaseModel):
     api_url: str = Field(pattern=r"^https?://")
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
+    api_key_file: Path | None = None
+    api_auth_string_file: Path | None = None
     custom_headers: dict[str, SecretStr] = Field(default_factory=dict)
     control_key: SecretStr = Field(min_length=KEY_CHARS_MIN)
 
@@ -65,6 +68,8 @@ def secrets_of(settings: Settings) -> Secrets:
         api_url=prefect.api_url,
         api_key=prefect.api_key,
         api_auth_string=prefect.api_auth_string,
+        api_key_file=prefect.api_key_file,
+        api_auth_string_file=prefect.api_auth_string_file,
         custom_headers={name: SecretStr(value) for name, value in prefect.client_custom_headers.items()},
         control_key=SecretStr(control_key(settings.relay)),
     )
@@ -74,6 +79,13 @@ class Upstream:
     """Prefect's API. Holds the token; shows it to nobody but the API."""
 
     def __init__(self, secrets: Secrets, client: httpx.AsyncClient, *, verify: ssl.SSLContext | None) -> None:
+        """Raises Refused when a file with the token cannot be read."""
+        self.credentials = Credentials(
+            key=secrets.api_key,
+            auth_string=secrets.api_auth_string,
+            key_file=secrets.api_key_file,
+            auth_string_file=secrets.api_auth_string_file,
+        )
         self.client = client
         self.verify = verify
         self.is_cloud = secrets.api_url.startswith(_CLOUD)
@@ -103,18 +115,14 @@ class Upstream:
 
     def socket_token(self) -> str | None:
         """What goes into the first frame."""
-        secret = self._secrets.api_auth_string or self._secrets.api_key
-        return secret.get_secret_value() if secret else None
+        return self.credentials.word()
 
     def _authority(self) -> dict[str, str]:
-        """Custom headers and credentials. As in Prefect's client, the auth string wins over the key."""
+        """Custom headers and credentials, as they are now."""
         made = {name.lower(): value.get_secret_value() for name, value in self._secrets.custom_headers.items()}
         made.pop("user-agent", None)
-        if self._secrets.api_auth_string:
-            text = self._secrets.api_auth_string.get_secret_value()
-            made["authorization"] = "Basic " + base64.b64encode(text.encode()).decode()
-        elif self._secrets.api_key:
-            made["authorization"] = "Bearer " + self._secrets.api_key.get_secret_value()
+        if shown := self.credentials.shown():
+            made["authorization"] = shown
         return made
 
 

@@ -18,7 +18,7 @@
 {{- $args = append $args (printf "--control=%s" (include "flowgroup.controlSecret" .)) -}}
 {{- end -}}
 {{- if eq .Values.certificates.mode "own" -}}
-{{- $relay := include "flowgroup.hosts" (dict "root" . "service" (include "flowgroup.relay" .)) | fromJsonArray | join "," -}}
+{{- $relay := include "flowgroup.relayHosts" . | fromJsonArray | join "," -}}
 {{- $daemons := include "flowgroup.daemonHosts" . | fromJsonArray | join "," -}}
 {{- $args = concat $args (list (printf "--ca=%s-ca" (include "flowgroup.fullname" .)) (printf "--leaf=%s=%s" (include "flowgroup.daemonTls" .) $daemons) (printf "--leaf=%s=%s" (include "flowgroup.relayTls" .) $relay) (printf "--config-map=%s" (include "flowgroup.caConfigMap" .))) -}}
 {{- range $namespace := include "flowgroup.jobsNamespaces" . | fromJsonArray -}}

@@ -1,7 +1,6 @@
 {{/* root, pool: what a daemon is told beside what it has in common with the relay. A YAML list. */}}
 {{- define "flowgroup.daemonEnv" -}}
 {{- $values := .root.Values -}}
-{{- $relay := include "flowgroup.relay" .root -}}
 - name: FLOWGROUP_BACKEND
   value: kubernetes
 - name: FLOWGROUP_POOL
@@ -36,7 +35,7 @@
 - name: FLOWGROUP_KUBERNETES_DAEMON_ADDRESS
   value: tls://{{ include "flowgroup.daemon" . }}.{{ .root.Release.Namespace }}.svc:8443
 - name: FLOWGROUP_KUBERNETES_RELAY_ADDRESS
-  value: https://{{ $relay }}.{{ .root.Release.Namespace }}.svc:{{ $values.relay.service.port }}
+  value: {{ include "flowgroup.relayAddresses" .root }}
 - name: FLOWGROUP_KUBERNETES_CA_CONFIG_MAP
   value: {{ include "flowgroup.caConfigMap" .root }}
 - name: FLOWGROUP_KUBERNETES_CA_FILE

@@ -30,6 +30,25 @@
 {{- printf "%s-relay" (include "flowgroup.fullname" .) -}}
 {{- end -}}
 
+{{/* The Services of all relays, one for each, as a JSON list. The first has the name that a relay which is alone has. */}}
+{{- define "flowgroup.relays" -}}
+{{- $name := include "flowgroup.relay" . -}}
+{{- $found := list $name -}}
+{{- range $number := untilStep 1 (int .Values.relay.replicas) 1 -}}
+{{- $found = append $found (printf "%s-%d" $name $number) -}}
+{{- end -}}
+{{- $found | toJson -}}
+{{- end -}}
+
+{{/* Where clusters that are made from now on find their relay. */}}
+{{- define "flowgroup.relayAddresses" -}}
+{{- $found := list -}}
+{{- range $service := slice (include "flowgroup.relays" . | fromJsonArray) 0 (int (sub .Values.relay.replicas .Values.relay.draining)) -}}
+{{- $found = append $found (printf "https://%s.%s.svc:%d" $service $.Release.Namespace (int $.Values.relay.service.port)) -}}
+{{- end -}}
+{{- join "," $found -}}
+{{- end -}}
+
 {{/* root, pool */}}
 {{- define "flowgroup.jobsNamespace" -}}
 {{- $namespace := default (printf "%s-jobs" .root.Release.Namespace) .pool.namespace -}}
@@ -45,6 +64,9 @@
 {{- range .Values.pools -}}
 {{- if hasKey $seen .name }}{{ fail (printf "pools: %q is named twice" .name) }}{{ end -}}
 {{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- if ge (int .Values.relay.draining) (int .Values.relay.replicas) -}}
+{{- fail (printf "relay.draining: of %d relays %d cannot be on their way out, for one must take new clusters" (int .Values.relay.replicas) (int .Values.relay.draining)) -}}
 {{- end -}}
 {{- end -}}
 
@@ -116,7 +138,7 @@ annotations:
 
 {{- define "flowgroup.relayTls" -}}
 {{- if eq .Values.certificates.mode "existing" -}}
-{{- required "certificates.existing.relaySecret: name the Secret with the relay's certificate" .Values.certificates.existing.relaySecret -}}
+{{- required "certificates.existing.relaySecret: name the Secret with the relays' certificate" .Values.certificates.existing.relaySecret -}}
 {{- else -}}{{ include "flowgroup.fullname" . }}-relay-tls{{- end -}}
 {{- end -}}
 
@@ -132,6 +154,14 @@ annotations:
 {{- define "flowgroup.hosts" -}}
 {{- $namespace := .root.Release.Namespace -}}
 {{- list .service (printf "%s.%s" .service $namespace) (printf "%s.%s.svc" .service $namespace) (printf "%s.%s.svc.%s" .service $namespace .root.Values.certificates.clusterDomain) | toJson -}}
+{{- end -}}
+
+{{- define "flowgroup.relayHosts" -}}
+{{- $found := list -}}
+{{- range $service := include "flowgroup.relays" . | fromJsonArray -}}
+{{- $found = concat $found (include "flowgroup.hosts" (dict "root" $ "service" $service) | fromJsonArray) -}}
+{{- end -}}
+{{- $found | toJson -}}
 {{- end -}}
 
 {{- define "flowgroup.daemonHosts" -}}

@@ -15,7 +15,7 @@ from flowgroup.edge.kubernetes.backend import Kubernetes
 from flowgroup.edge.kubernetes.client import Client, Forbidden
 from flowgroup.edge.kubernetes.names import Ground
 from flowgroup.errors import Permanent, Refused, Transient
-from flowgroup.model.ids import FlowId
+from flowgroup.model.ids import FIRST_RELAY, FlowId, RelayName
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import KubernetesSettings
 from tests.fakes.kubernetes import FakeKubernetes, status
@@ -39,9 +39,8 @@ def api() -> FakeKubernetes:
 
 
 def backend_on(api: FakeKubernetes, *, pool: str = "a pool", key: str = "key", **more: Any) -> Kubernetes:
-    settings = KubernetesSettings(
-        image="runtime", daemon_address="tls://d.ns.svc:8443", relay_address="https://r.ns.svc:4280", **more
-    )
+    addresses = {"daemon_address": "tls://d.ns.svc:8443", "relay_address": "https://r.ns.svc:4280"}
+    settings = KubernetesSettings(**{"image": "runtime", **addresses, **more})
     access = Access("https://k8s", ssl.create_default_context(), "jobs", lambda: "token", lambda: "token")
     return Kubernetes(Client(access, transport=api.transport), Ground(pool, "jobs", settings), key)
 
@@ -377,3 +376,22 @@ async def test_wrong_specs_are_refused_before_anything_is_made(api: FakeKubernet
     with pytest.raises(Refused, match="worker_size is 'huge'"):
         await backend.create(spec(workers=1, worker_size="huge"))
     assert api.seen == []
+
+
+async def test_a_cluster_keeps_the_relay_that_it_was_made_with(api: FakeKubernetes) -> None:
+    other = "https://r-1.ns.svc:4280"
+    of = SPEC.model_copy(update={"relay": RelayName(other)})
+    with_two = backend_on(api, relay_address=f"https://r.ns.svc:4280,{other}")
+    assert with_two.relays == (FIRST_RELAY, other)
+    assert [str(await with_two.relay(name)) for name in with_two.relays] == ["https://r.ns.svc:4280", other]
+    await with_two.create(of)
+    with_one = backend_on(api)
+    assert with_one.relays == (FIRST_RELAY,)
+    (found,) = await with_one.find()
+    assert (found.name, found.spec.relay) == (of.name, other)
+    assert str(await with_one.relay(found.spec.relay)) == other
+
+
+def test_an_address_of_a_relay_that_cannot_be_read_is_refused(api: FakeKubernetes) -> None:
+    with pytest.raises(Refused, match="'http://r-1:80' is no address"):
+        backend_on(api, relay_address="https://r.ns.svc:4280,http://r-1:80")

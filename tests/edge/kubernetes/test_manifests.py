@@ -116,6 +116,23 @@ def test_every_pod_is_accepted_by_pod_security_restricted(which: str) -> None:
     assert env_of(pod)["HOME"] == "/tmp"
 
 
+def test_a_clusters_driver_dials_the_relay_of_its_spec_and_its_policy_lets_it() -> None:
+    other = "https://relay-1.elsewhere.svc:4281"
+    on = ground(relay_address=f"https://relay.fg.svc:4280, {other}")
+    for of, address, namespace, port in [
+        (WHOLE, "https://relay.fg.svc:4280", "fg", 4280),
+        (WHOLE.model_copy(update={"relay": other}), other, "elsewhere", 4281),
+    ]:
+        objects = made(of, on)
+        command = objects[f"Pod/{of.name}-driver"]["spec"]["containers"][0]["command"]
+        assert command[command.index("--relay") + 1] == address
+        egress = objects[f"NetworkPolicy/{of.name}-driver"]["spec"]["egress"]
+        where = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+        assert {"to": [{"namespaceSelector": where}], "ports": [{"port": port, "protocol": "TCP"}]} in egress
+    assert objects[f"DaskCluster/{of.name}"]["metadata"]["annotations"]["flowgroup.dev/relay"] == other
+    assert "flowgroup.dev/relay" not in str(made(WHOLE, on))
+
+
 def test_the_drivers_command_is_as_agreed() -> None:
     command = pods(WHOLE)["driver"]["containers"][0]["command"]
     assert command[:4] == ["python", "-m", "flowgroup.rooms", "driver"]

@@ -38,7 +38,7 @@ from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
-from flowgroup.model.ids import ClusterName
+from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import Settings, environment_for_pods
@@ -77,9 +77,14 @@ class Kubernetes:
         assert settings.tls_cert and settings.tls_key
         return TlsPort("0.0.0.0", settings.listen_port, settings.tls_cert, settings.tls_key)  # noqa: S104
 
-    async def relay(self) -> Endpoint:
+    @property
+    def relays(self) -> tuple[RelayName, ...]:
+        """The first has no name in specs: clusters that were made when there was only one speak through it."""
+        return (FIRST_RELAY, *map(RelayName, self._settings.relay_address[1:]))
+
+    async def relay(self, name: RelayName = FIRST_RELAY) -> Endpoint:
         """The relay is the chart's: it is there or comes back by itself."""
-        return Endpoint.parse(self._settings.relay_address, ca=self._settings.ca_file)
+        return Endpoint.parse(self.ground.at(name), ca=self._settings.ca_file)
 
     async def aclose(self) -> None:
         await self.client.aclose()

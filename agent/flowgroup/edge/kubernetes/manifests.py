@@ -109,7 +109,10 @@ def _config_map(spec: ClusterSpec, ground: Ground, key: str) -> Json:
 def _policies(spec: ClusterSpec, ground: Ground) -> list[Json]:
     if not ground.settings.network_policy:
         return []
-    specs = {spec.name: network.whole(spec.name, ground), f"{spec.name}-driver": network.of_driver(spec.name, ground)}
+    specs = {
+        spec.name: network.whole(spec.name, ground),
+        f"{spec.name}-driver": network.of_driver(spec.name, ground, spec.relay),
+    }
     if ground.settings.operator_namespace:
         specs[f"{spec.name}-operator"] = network.of_operator(spec.name, ground.settings.operator_namespace)
     return [

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flowgroup.edge.kubernetes.sizes import Sizes
-from flowgroup.model.ids import ClusterName, digest, slug
+from flowgroup.model.ids import ClusterName, RelayName, digest, slug
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import KubernetesSettings
 
@@ -17,6 +17,7 @@ FLOW_NAME = "flowgroup.dev/flow-name"
 FLOW_ID = "flowgroup.dev/flow-id"
 MODE = "flowgroup.dev/mode"
 WORKERS = "flowgroup.dev/workers"
+RELAY = "flowgroup.dev/relay"
 KEY = "flowgroup.dev/key"
 RENEWED_AT = "flowgroup.dev/renewed-at"
 GOOD_FOR_S = "flowgroup.dev/good-for-s"
@@ -40,6 +41,10 @@ class Ground:
     driver_env: Mapping[str, str] = field(default_factory=dict)
     scale_idle_s: float = 30.0
 
+    def at(self, relay: RelayName) -> str:
+        """That relay's address, as drivers and the daemon reach it."""
+        return relay or self.settings.relay_address[0]
+
 
 def of_pool(pool: str) -> str:
     """The value of the label that all objects of a pool carry."""
@@ -52,7 +57,10 @@ def labels(name: ClusterName, pool: str, **more: str) -> dict[str, str]:
 
 
 def annotations(spec: ClusterSpec, pool: str) -> dict[str, str]:
-    """Full names, for people; and how many workers there may be, so that who looks knows whether to expect any."""
+    """
+    Full names, and the relay where there are several, for people; and how many workers there may be, so that who looks
+    knows whether to expect any.
+    """
     workers = sum(numbers.most for numbers in spec.groups)
     return {
         POOL_NAME: pool,
@@ -60,7 +68,7 @@ def annotations(spec: ClusterSpec, pool: str) -> dict[str, str]:
         FLOW_ID: spec.flow_id,
         MODE: spec.mode,
         WORKERS: str(workers),
-    }
+    } | ({RELAY: spec.relay} if spec.relay else {})
 
 
 def worker_group(name: ClusterName, group: str) -> str:

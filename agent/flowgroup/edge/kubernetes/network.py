@@ -12,7 +12,7 @@ from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, DRIVER, ROL
 from flowgroup.edge.kubernetes.pods import DASHBOARD_PORT, SCHEDULER_PORT
 from flowgroup.errors import Refused
 from flowgroup.model.endpoint import Endpoint
-from flowgroup.model.ids import ClusterName
+from flowgroup.model.ids import ClusterName, RelayName
 
 Json = dict[str, Any]
 _DNS_PORTS = (53, 5353)  # a cluster's DNS server may listen on 5353 behind its Service's 53
@@ -34,10 +34,10 @@ def whole(name: ClusterName, ground: Ground) -> Json:
     }
 
 
-def of_driver(name: ClusterName, ground: Ground) -> Json:
+def of_driver(name: ClusterName, ground: Ground, relay: RelayName) -> Json:
     """The spec of what the driver may reach beside that."""
     settings = ground.settings
-    egress = [_to(Endpoint.parse(address)) for address in (settings.daemon_address, settings.relay_address)]
+    egress = [_to(Endpoint.parse(address)) for address in (settings.daemon_address, ground.at(relay))]
     egress += [_rule(said, "FLOWGROUP_KUBERNETES_DRIVER_EGRESS") for said in settings.driver_egress]
     return {
         "podSelector": {"matchLabels": {CLUSTER: name, ROLE: DRIVER}},
@@ -60,7 +60,8 @@ def check(ground: Ground) -> None:
     """Raises Refused when a setting about the network cannot be read."""
     if ground.settings.network_policy:
         whole(ClusterName("x"), ground)
-        of_driver(ClusterName("x"), ground)
+        for relay in ground.settings.relay_address:
+            of_driver(ClusterName("x"), ground, RelayName(relay))
 
 
 def _to(address: Endpoint) -> Json:

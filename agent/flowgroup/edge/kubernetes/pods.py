@@ -147,7 +147,7 @@ def _driver_command(spec: ClusterSpec, ground: Ground) -> list[str]:
         "--spec": f"{SPEC_FOLDER}/{SPEC_KEY}",
         "--secret": f"{SECRET_FOLDER}/{SECRET_KEY}",
         "--daemon": settings.daemon_address,
-        "--relay": settings.relay_address,
+        "--relay": ground.at(spec.relay),
         "--storage": f"{FOLDER}/{name}/results",
     }
     if settings.ca_config_map:

@@ -73,8 +73,9 @@ class Spool:
             tasks.create_task(self._look_after(), name="spool levels")
 
     def _events_are_few(self) -> bool:
-        """States first: after an outage lines wait until the events are there, if the API takes those."""
-        return self._events.tries > 0 or self._waiting[Kind.EVENTS].records <= _FEW_EVENTS
+        """States first: after an outage lines wait until the events are there, unless the API does not take those."""
+        are_not_taken = self._events.tries > 0 and not self._events.again.is_set()
+        return are_not_taken or self._waiting[Kind.EVENTS].records <= _FEW_EVENTS
 
     async def _look_after(self) -> None:
         while True:
