@@ -73,10 +73,11 @@ def test_what_is_missed_is_named() -> None:
 
 
 def test_the_page_has_the_last_figures_of_each_case_and_what_they_miss() -> None:
-    written = page(
-        [row(wrong={"lines lost": 3}), row(), row(case="429", held_s=11.0), row(side=THEIRS, drained_s=None)]
-    )
+    rows = [row(wrong={"lines lost": 3}), row(), row(case="429", held_s=11.0), row(side=THEIRS, drained_s=None)]
+    written = page(rows, ["500", "black hole"])
     assert "| 500 | 45 | 7 | 2600 | 0 | 0 | 0 | as they should be | 8.1 s | 12.0 s | 9, 5, 20 | 2026-11-28 |" in written
     assert "- 429, 45 s: a call was held for 11.00 s." in written
     assert "3 lines lost" not in written
+    assert "- black hole: not measured yet." in written
+    assert "- 500: not measured" not in written
     assert written.index("| 500 |") < written.index(THEIRS) < written.rindex("not in two minutes")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence
             row = cases[name](stand)
         except FlowgroupError as exc:
             row = not_measured(name, str(exc))
-        row = {"side": side, "at": at, **row}
+        row = {"side": side, "at": at, "load": round(os.getloadavg()[0], 1), **row}
         _say(f"  {_in_words(row)}")
         yield row
 
@@ -103,7 +104,8 @@ def _write(row: Row) -> None:
     with _WRITTEN.open("a") as file:
         file.write(json.dumps(row) + "\n")
     _PAGE.parent.mkdir(exist_ok=True)
-    _PAGE.write_text(page([json.loads(line) for line in _WRITTEN.read_text().splitlines()]))
+    rows = [json.loads(line) for line in _WRITTEN.read_text().splitlines()]
+    _PAGE.write_text(page(rows, _ours(few=False).keys()))
 
 
 def _keep(bench: Bench, into: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 
 from flowgroup.dev.outage.cases import Row
@@ -30,14 +30,16 @@ def missed(row: Row) -> list[str]:
     return found
 
 
-def page(rows: Sequence[Row]) -> str:
-    """Of rows with `side` and `at`; later ones take the place of earlier ones of the same case."""
+def page(rows: Sequence[Row], cases: Collection[str]) -> str:
+    """Of rows with `side` and `at`; later ones take the place of earlier ones of the same case. `cases` are all of ours."""
     last = {(row["side"], row["case"]): row for row in rows}
     mine, others = (
         sorted((row for row in last.values() if (row["side"] == OURS) is own), key=_order) for own in (True, False)
     )
     about = f"{os.cpu_count()} cores, Prefect {version('prefect')} with SQLite, Python {platform.python_version()}"
     troubles = [f"- {row['case']}, {row['seconds']} s: {', '.join(missed(row))}." for row in mine if missed(row)]
+    there = {row["case"] for row in mine}
+    troubles += [f"- {name}: not measured yet." for name in cases if name not in there]
     parts = [
         "# Through outages",
         f"Written by `make outage`: {about}, on a machine that other work may have kept busy.",
@@ -77,7 +79,7 @@ def _cells(row: Row) -> str:
         _seconds(row["held_s"], "not asked"),
         _seconds(row["drained_s"], "not in two minutes"),
         f"{row['busiest_before']}, {row['busiest_meanwhile']}, {row['busiest_after']}",
-        row["at"][:10],
+        f"{row['at'][:10]}, load {row['load']}" if "load" in row else row["at"][:10],
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
