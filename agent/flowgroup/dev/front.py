@@ -231,6 +231,8 @@ class _Connection:
     server: asyncio.StreamWriter | None = None
     answering: "asyncio.Task[None] | None" = None
     is_late: bool = False
+    is_answered: bool = True
+    is_socket: bool = False
 
     async def serve(self) -> None:
         try:
@@ -256,9 +258,10 @@ class _Connection:
         self.is_late = self.front.is_late(request)
         await asyncio.sleep(self.front.slow_s * self.is_late)
         server = await self._server()
+        self.is_answered, self.is_socket = False, bool(request.header(b"upgrade"))
         server.write(request.encoded("/api" + request.target.removeprefix(self.front.prefix), b"authorization"))
         await server.drain()
-        if not request.header(b"upgrade"):
+        if not self.is_socket:
             return True
         while (chunk := await self.reader.read(_CHUNK_BYTES)) and await self.front.taking():
             server.write(chunk)
@@ -275,6 +278,7 @@ class _Connection:
     async def _answers(self, answers: asyncio.StreamReader) -> None:
         try:
             while chunk := await answers.read(_CHUNK_BYTES):
+                self.is_answered = True
                 if self.is_late:
                     self.front.landed.append(int(chunk.split(b" ", 2)[1]))
                     self.is_late = False
@@ -283,8 +287,12 @@ class _Connection:
                 self.writer.write(chunk)
                 await self.writer.drain()
         except OSError:
-            pass  # the client went
-        finally:
+            self.writer.close()  # the client went
+            return
+        if self.is_answered and not self.is_socket and self.server:
+            self.server.close()
+            self.server = None  # the server closes what was idle for 5 s; the client need not be in the way of that
+        else:
             self.writer.close()
 
 

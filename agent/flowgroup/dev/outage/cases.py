@@ -24,7 +24,8 @@ _MINUTE_S = 60.0
 _TASK_EVERY_S = 5  # of `numbered`
 _AGAIN_S = 0.05
 _BACK_S = 30.0
-_BETWEEN_KILLS_S = (0.5, 2.5)
+_BETWEEN_KILLS_S = (0.2, 2.0)
+_KILL_TAKES_S = 8  # the daemon looks after its relay every 5 s
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -109,14 +110,15 @@ def not_measured(case: str, trouble: str) -> Row:
 def kills(stand: Stand, case: str, count: int, size: Size) -> Row:
     """The relay is killed by SIGKILL, again and again, under load."""
     assert isinstance(stand, Ours)
-    lines = round(count * 4.0 + size.after_s) * size.per_s
+    lines = (count * _KILL_TAKES_S + size.after_s) * size.per_s
     wanted = dict.fromkeys(_asked(stand, time.time() + _AHEAD_S, [lines] * size.runs, size.per_s), lines)
     _sure(lambda: runs.wait_running(stand.bench.api, list(wanted)))
     stand.exits()
     began = time.monotonic()
     for _ in range(count):
+        _until_up(stand)
         time.sleep(random.uniform(*_BETWEEN_KILLS_S))  # noqa: S311
-        _kill(stand)
+        stand.kill_relay()
     healed = time.monotonic()
     drained_s = _drained_s(stand, list(wanted), healed)
     return {
@@ -127,9 +129,10 @@ def kills(stand: Stand, case: str, count: int, size: Size) -> Row:
     }
 
 
-def _kill(stand: Ours) -> None:
+def _until_up(stand: Ours) -> None:
+    """A relay that is not up yet has nothing to lose."""
     deadline = time.monotonic() + _BACK_S
-    while not stand.kill_relay():
+    while not stand.is_relay_up():
         if time.monotonic() > deadline:
             raise Permanent(f"the relay was not started again within {_BACK_S:.0f} s")
         time.sleep(_AGAIN_S)

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import httpx
+
 from flowgroup.dev import service
 from flowgroup.dev.bench.runs import get, post
 from flowgroup.dev.bench.sides import FLOWS, Asked, Bench, deployed, told, worker_up
@@ -24,7 +26,7 @@ from flowgroup.edge.processes import Running, end_now, is_alive, python, running
 _POOL, _THEIR_POOL = "outage", "outage-theirs"
 _GRACE_S = 10.0
 _FLOW = "numbered.py:numbered"
-_LOOK_S = 0.02
+_LOOK_S, _ANSWERS_S = 0.02, 5.0
 _DEPLOY = """
 import sys
 from prefect import flow
@@ -66,6 +68,17 @@ class Ours:
             return Running(int(read["pid"]), str(read["started"]))
         except (OSError, ValueError, KeyError):
             return None
+
+    def is_relay_up(self) -> bool:
+        there = self.relay()
+        if there is None or not is_alive(there):
+            return False
+        transport = httpx.HTTPTransport(uds=str(self._folder / "relay.sock"))
+        with httpx.Client(transport=transport, base_url="http://relay", timeout=_ANSWERS_S) as client:
+            try:
+                return client.get("/livez").is_success
+            except httpx.TransportError:
+                return False
 
     def kill_relay(self) -> bool:
         """By SIGKILL, if there is one; whether there was."""
