@@ -388,20 +388,3 @@ async def test_what_a_failed_start_script_said_is_in_the_log_of_the_run_that_wai
     said = [(entry["name"], entry["message"], entry["flow_run_id"]) for entry in world.fake.logs]
     assert said == [("flowgroup.start_script", text, run.id) for text in ("one", "two")]
     assert world.fake.logs[0]["timestamp"] < world.fake.logs[1]["timestamp"]
-
-
-@pytest.mark.parametrize("how", [500, 503, 429, 401, 403])
-async def test_a_run_that_ends_in_an_hour_without_the_api_is_told_afterwards(how: int | str) -> None:
-    world = one_run()
-    world.outcome = Crashed("it ended")
-    async with line(world) as at:
-        run = await due(at)
-        carrying = asyncio.create_task(at.journeys.carry(run))
-        while "watched" not in world.trail:
-            await asyncio.sleep(0.1)
-        world.fake.fail("", how, times=1_000_000)
-        asyncio.get_running_loop().call_later(3600, world.fake.faults.clear)
-        await carrying
-        assert asyncio.get_running_loop().time() > 3600
-        assert world.fake.states(run.id) == ["SCHEDULED", "PENDING", "CRASHED"]
-        nothing_is_kept(at)

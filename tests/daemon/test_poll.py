@@ -259,19 +259,3 @@ async def test_a_stop_ends_the_journeys_too() -> None:
         await asyncio.sleep(5)
         assert at.slots.held
     assert not at.slots.held
-
-
-@pytest.mark.parametrize("how", [500, 503, 429, 401, 404, "html", "lost"])
-async def test_after_an_hour_without_the_api_what_became_due_starts_within_half_a_minute(how: int | str) -> None:
-    async with polling() as at:
-        at.fake.fail("get_scheduled_flow_runs", how, times=1_000_000)
-        await asyncio.sleep(1800)
-        at.fake.add_run(at.fake.add_deployment())
-        await asyncio.sleep(1800)
-        assert at.started == []
-        assert at.fake.count("get_scheduled_flow_runs") < 600
-        at.fake.faults.clear()
-        healed = seconds()
-        while not at.started:
-            await asyncio.sleep(1)
-        assert seconds() - healed <= 31
