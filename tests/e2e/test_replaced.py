@@ -86,7 +86,8 @@ def _is_whole(stack: Stack, run: str, beats: int = _BEATS) -> None:
     assert ended["run_count"] == 1
     assert stack.states(run).count("Running") == 1
     wanted = sorted(f"{what} {number} of the ledger" for number in range(beats) for what in ("step", "task"))
-    wait_for(lambda: len(_said(stack, run)) >= len(wanted), "its log is whole", 60)
+    # A new relay looks for a minute for the lines of a call that was cut off.
+    wait_for(lambda: len(_said(stack, run)) >= len(wanted), "its log is whole", 100)
     assert _said(stack, run) == wanted
 
 

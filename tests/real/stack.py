@@ -20,6 +20,7 @@ from flowgroup.dev import service
 FLOWS = Path(__file__).with_name("flows")
 # `make test-stock` runs tests with Prefect's engine as it is.
 AS_ASKED = {name: value for name, value in os.environ.items() if name == "FLOWGROUP_DRIVER_LEAN"}
+_LOGS_AT_ONCE = 200
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -107,8 +108,14 @@ class Stack:
         assert self._json("POST", f"/flow_runs/{run_id}/set_state", json=body)["status"] == "ACCEPT"
 
     def logs(self, run_id: str) -> list[dict[str, Any]]:
-        body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        found: list[dict[str, Any]] = self._json("POST", "/logs/filter", json=body)
+        """All of them, oldest first; the API gives 200 at a time."""
+        found: list[dict[str, Any]] = []
+        while len(found) % _LOGS_AT_ONCE == 0:
+            body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": _LOGS_AT_ONCE}
+            page: list[dict[str, Any]] = self._json("POST", "/logs/filter", json={**body, "offset": len(found)})
+            if not page:
+                break
+            found += page
         return found
 
     def wait_log(self, run_id: str, text: str, timeout_s: float = 20.0) -> dict[str, Any]:

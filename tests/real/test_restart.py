@@ -103,14 +103,7 @@ def _kill_relay(own: Stack, but_not: set[int]) -> int:
 
 
 def _messages(own: Stack, run: str) -> list[str]:
-    """All lines of a run, as the API has them."""
-    found: list[str] = []
-    while True:
-        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200, "offset": len(found)}
-        page = own.api.post("/logs/filter", json=asked).json()
-        found += [str(entry["message"]) for entry in page]
-        if len(page) < 200:
-            return found
+    return [str(entry["message"]) for entry in own.logs(run)]
 
 
 def test_a_killed_driver_ends_its_runs_with_the_reason_and_the_next_run_gets_a_cluster(own: Stack, plain: str) -> None:
