@@ -1,6 +1,7 @@
 """What every test may use. Servers are real and shared by the whole session."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from tests.servers import prefect_server, s3_server
 # looptime asks for the current loop before every test, also before those that have none: let it get none, instead of
 # a new one that nobody closes.
 asyncio.set_event_loop(None)
+
+# pytest-xdist's workers ignore SIGINT, and what they start would, too: a test that presses Ctrl-C would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # A run over its deployment's limit is looked at again after this time instead of 30 s.
