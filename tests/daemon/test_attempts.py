@@ -5,7 +5,7 @@ import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from flowgroup.errors import Permanent, Transient
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, FlowId, RelayName, RunId
 from flowgroup.model.runs import ClaimedRun, DueRun
-from tests.fakes.relay import FakeRelay
+from tests.fakes.relay import FakeRelay, extending
 
 CLUSTER = ClusterName("c")
 
@@ -209,17 +209,6 @@ async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(attempts_room, "_EXTEND_EVERY_S", 0.05)
     async with aclosing(_controls(tmp_path, FIRST_RELAY, OTHER)) as made:
         yield made
-
-
-@asynccontextmanager
-async def extending(attempts: Attempts) -> AsyncIterator[None]:
-    task = asyncio.create_task(attempts.extend())
-    try:
-        yield
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(is_so: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -1,4 +1,4 @@
-"""The relay's control API on a Unix socket: it records the level that it was told."""
+"""The relay's control API on a Unix socket: it records the level that it was told; and a daemon that tells it."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,20 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from flowgroup.daemon.attempts import Attempts
+
+
+@contextlib.asynccontextmanager
+async def extending(attempts: Attempts) -> AsyncIterator[None]:
+    """Tell the relays which attempts are open, again and again."""
+    task = asyncio.create_task(attempts.extend())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A real relay process under attack, smaller than in `dev/hostile.py`: refused, counted, and another run goes on."""
 
+import httpx
 import pytest
 
 from flowgroup.dev import hostile
@@ -45,7 +46,5 @@ async def test_floods_wait_for_themselves() -> None:
 
 
 async def _calls(on: hostile.Stage) -> list[tuple[float, int]]:
-    import httpx
-
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {on.good_token}"}, trust_env=False) as client:
         return await on.calls(client, 10)

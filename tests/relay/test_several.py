@@ -7,8 +7,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, FlowId, RelayName, RunId, Token
 from flowgroup.model.runs import ClaimedRun, DueRun
+from tests.fakes.relay import extending
 from tests.fakes.upstream import Failure, FakeAPI, fake_api
 from tests.relay.serving import CONTROL_KEY, an_id, waits
 from tests.relay.test_process import relay_process
@@ -90,17 +91,6 @@ def claimed(api: FakeAPI) -> ClaimedRun:
     run = RunId(an_id())
     api.flow_runs[run] = None
     return ClaimedRun(DueRun(run, "r", FlowId("f"), None, datetime.now(UTC), {}), AttemptId(an_id()))
-
-
-@asynccontextmanager
-async def extending(attempts: Attempts) -> AsyncIterator[None]:
-    task = asyncio.create_task(attempts.extend())
-    try:
-        yield
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture(autouse=True)

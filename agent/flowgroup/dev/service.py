@@ -4,15 +4,17 @@ import argparse
 import json
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from flowgroup.dev.minder import Minded, end_pool, minded, uninterrupted
 from flowgroup.dev.server import start_prefect_server
 from flowgroup.edge.processes import python, running
-from flowgroup.errors import Permanent
+from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.settings import environment_for_user_code
 
 _READY_TIMEOUT_S = 60.0
@@ -47,6 +49,16 @@ def ends_like_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def as_command(main: Callable[[], int]) -> NoReturn:
+    """Run it and end the process: with its status, with one line for an error of ours, with 130 after Ctrl-C."""
+    try:
+        sys.exit(main())
+    except FlowgroupError as exc:
+        sys.exit(f"flowgroup: {exc}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def start_daemon(

@@ -37,8 +37,8 @@ def of_log(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_event(event: dict[str, Any]) -> dict[str, Any]:
-    """An event: its payload is masked, but for what is one of Prefect's own ids or times."""
-    return {**event, "payload": _visited(event.get("payload"))} if _hidden or event.get("payload") else event
+    """An event: its payload is masked."""
+    return {**event, "payload": _visited(event["payload"])} if event.get("payload") else event
 
 
 def without_payload(event: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,10 @@ class Masks:
 
     def add(self, secrets: Iterable[str]) -> None:
         """From now on these are masked, in all their forms (`model/texts.py`)."""
-        self._secrets = (*self._secrets, *(one for one in secrets if one not in self._secrets))[-_MOST_SECRETS:]
-        self._forms = forms(self._secrets)
+        new = tuple(one for one in secrets if one not in self._secrets)
+        if new:
+            self._secrets = (*self._secrets, *new)[-_MOST_SECRETS:]
+            self._forms = forms(self._secrets)
 
     def applied(self, text: str) -> tuple[str, int]:
         """The text with everything masked, and how often something was."""

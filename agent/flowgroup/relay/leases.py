@@ -26,8 +26,9 @@ from flowgroup.edge.wire import USER_AGENT
 from flowgroup.errors import Transient
 from flowgroup.model.lines import WARNING, line
 from flowgroup.relay.outage import Verdict, judge
+from flowgroup.relay.spool.spooling import Spool
 from flowgroup.relay.tokens import Attempts, OpenAttempt
-from flowgroup.relay.upstream import Upstream, answer_headers, retry_after_s
+from flowgroup.relay.upstream import Upstream, answer_headers, object_in, retry_after_s
 
 RENEW = "/v2/concurrency_limits/leases/{id}/renew"
 TAKE = "/v2/concurrency_limits/increment-with-lease"
@@ -55,9 +56,10 @@ class _Lease:
 class Leases:
     """The leases of the runs behind this relay. `hold_s` is the longest that a renewal is held."""
 
-    def __init__(self, attempts: Attempts, upstream: Upstream, *, hold_s: float) -> None:
+    def __init__(self, attempts: Attempts, upstream: Upstream, spool: Spool, *, hold_s: float) -> None:
         self._attempts = attempts
         self._upstream = upstream
+        self._spool = spool
         self._hold_s = hold_s
         self._known: OrderedDict[str, _Lease] = OrderedDict()
         self._without: set[str] = set()
@@ -126,14 +128,14 @@ class Leases:
             response, answer = await self._call("POST", TAKE, known.taken)
             is_taken = response.is_success
             if is_taken:
-                known.now = str(_object(answer).get("lease_id"))
+                known.now = str(object_in(answer).get("lease_id"))
         if is_taken:
             log.get().info("slot_taken_again", run=attempt.run_id, lease=lease)
             return
         log.get().warning("slot_lost", run=attempt.run_id, lease=lease, then="the run goes on without it")
         if lease not in self._told:
             said = line(attempt.run_id, "flowgroup", WARNING, _LOST, datetime.now(UTC))
-            await self._call("POST", "/logs/", json.dumps([said]).encode())
+            await self._spool.store(logs=[said])
             self._told.add(lease)
 
     async def _deployments_slot(self, attempt: OpenAttempt, lease: str) -> bool:
@@ -162,7 +164,7 @@ class Leases:
 
     async def _read(self, path: str) -> dict[str, Any]:
         response, answer = await self._call("GET", path, b"")
-        return _object(answer) if response.is_success else {}
+        return object_in(answer) if response.is_success else {}
 
     async def _call(self, method: str, path: str, body: bytes) -> tuple[httpx.Response, bytes]:
         """Raises Transient when the API does not answer, or is in trouble."""
@@ -173,11 +175,3 @@ class Leases:
             asked_s = retry_after_s(response.headers)
             raise Transient(f"the API answered {response.status_code}", retry_after_s=asked_s)
         return response, answer
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except ValueError as exc:
-        raise Transient("the API's answer is not JSON") from exc
-    return value if isinstance(value, dict) else {}

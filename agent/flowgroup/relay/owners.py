@@ -2,7 +2,6 @@
 Whose is it? Asked of the API when the relay does not know: after its restart, or of something made elsewhere.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +12,7 @@ from flowgroup.errors import Transient
 from flowgroup.relay.named import Malformed
 from flowgroup.relay.strict import NOTHING, Granted, why_foreign
 from flowgroup.relay.tokens import Attempts, Kind, Named, OpenAttempt
-from flowgroup.relay.upstream import Upstream
+from flowgroup.relay.upstream import Upstream, object_in
 
 # A flow run, its parent task, that task's flow run, and so on: how many flow runs deep.
 _DEEPEST = 8
@@ -141,7 +140,7 @@ class Owners:
         if response.status_code != _OK:
             await response.aclose()
             raise Transient(f"the API answered {response.status_code} when asked whose it is")
-        return _object(small if small is not None else await _rest(response))
+        return object_in(small if small is not None else await _rest(response))
 
 
 async def _rest(response: httpx.Response) -> bytes:
@@ -149,11 +148,3 @@ async def _rest(response: httpx.Response) -> bytes:
         return await response.aread()
     except httpx.HTTPError as exc:
         raise Transient(f"the answer broke off: {type(exc).__name__}") from exc
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except ValueError as exc:
-        raise Transient("the API's answer is not JSON") from exc
-    return value if isinstance(value, dict) else {}

@@ -80,7 +80,7 @@ class Proxy:
         self._intake = intake
         self._settings = settings
         self._patience = Patience()
-        self._leases = Leases(attempts, upstream, hold_s=settings.hold_s)
+        self._leases = Leases(attempts, upstream, intake.spool, hold_s=settings.hold_s)
         self._pending: Pending[_Answer] = Pending(lambda answer: not answer[0].is_server_error)
         self._quiet_until: dict[int, float] = {}
         self._unwell_until = 0.0

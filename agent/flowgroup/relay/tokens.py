@@ -157,10 +157,13 @@ class Attempts:
         return not self.known or (daemon is not None and daemon not in self._heard_of)
 
     def find(self, token: str) -> OpenAttempt | None:
-        """The attempt whose token this is, if it is open."""
+        """The attempt whose token this is, if it is open. It is not said in what leaves."""
         shown = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
         found = self._by_token.get(shown)
-        return found if found is not None and hmac.compare_digest(found.token_sha256, shown) else None
+        if found is None or not hmac.compare_digest(found.token_sha256, shown):
+            return None
+        found.masks.add((token,))
+        return found
 
     def is_open(self, attempt: OpenAttempt) -> bool:
         """Whether an attempt that was found earlier is still open."""

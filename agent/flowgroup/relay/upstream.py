@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from flowgroup.edge import forward
 from flowgroup.edge.credentials import Credentials
 from flowgroup.edge.files import KEY_CHARS_MIN, control_key
-from flowgroup.errors import Refused
+from flowgroup.errors import Refused, Transient
 from flowgroup.settings import PrefectSettings, Settings
 
 _CLOUD = "https://api.prefect.cloud/api"
@@ -144,6 +144,15 @@ def answer_headers(response: httpx.Response) -> forward.HeaderList:
     """What of the API's headers goes back to a child."""
     lower = forward.passing_headers((name.lower(), value) for name, value in response.headers.raw)
     return [(name, value) for name, value in lower if name not in _OWN_OF_THE_ANSWER]
+
+
+def object_in(raw: bytes) -> dict[str, Any]:
+    """An answer's JSON; {} if it is not an object. Raises Transient when it is not JSON."""
+    try:
+        value = json.loads(raw)
+    except ValueError as exc:
+        raise Transient("the API's answer is not JSON") from exc
+    return value if isinstance(value, dict) else {}
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -4,8 +4,6 @@ import argparse
 import json
 import os
 import platform
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,16 +16,14 @@ from flowgroup.dev.bench.figures import OURS, PODS, THEIRS, Row, judged
 from flowgroup.dev.bench.installed import installed
 from flowgroup.dev.bench.measure import measured
 from flowgroup.dev.bench.pods import kubernetes_worker, ours_in_pods
-from flowgroup.dev.bench.sides import Bench, Side, Size, ours, process_worker
+from flowgroup.dev.bench.sides import Bench, Side, Size, measuring, ours, process_worker, say
 from flowgroup.dev.bench.table import table
-from flowgroup.dev.minder import minded, sweep
-from flowgroup.dev.patient import api_at
-from flowgroup.dev.server import start_prefect_server
-from flowgroup.dev.service import ends_like_ctrl_c
-from flowgroup.errors import FlowgroupError
+from flowgroup.dev.minder import sweep
+from flowgroup.dev.service import as_command, ends_like_ctrl_c
 
 _PREFIX = "flowgroup-bench-"
 _WRITTEN = Path("bench.jsonl")
+_LOOPBACK = "127.0.0.1"
 _HOST, _PEER = "198.19.255.1", Path(".venv-peer/bin/python")
 Made = Callable[[], Side]
 _LIMIT_S = 1800.0
@@ -52,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [case for case in known if case.__name__ in args.cases or not args.cases]
     rows: list[Row] = []
     try:
-        with _bench(args.host if args.kubernetes else None) as bench, _sides(bench, args) as sides:
+        with measuring(_PREFIX, args.host if args.kubernetes else _LOOPBACK) as bench, _sides(bench, args) as sides:
             wanted = [side for name, side in sides.items() if name in args.sides or not args.sides]
             _measure(bench, wanted, cases, into=rows)
     finally:
@@ -66,7 +62,7 @@ def _measure(bench: Bench, sides: Sequence[Made], cases: Sequence[Case], *, into
     """The others first: if the time is over early, our last cases are left out, and what they are compared with is there."""
     deadline = time.monotonic() + _LIMIT_S
     for made in sides:
-        for row in measured(bench, made(), cases, deadline, _say):
+        for row in measured(bench, made(), cases, deadline, say):
             into.append(row)  # at once: what was measured is written though the rest be interrupted
 
 
@@ -81,22 +77,12 @@ def _sides(bench: Bench, args: argparse.Namespace) -> Iterator[Mapping[str, Made
         return
     own, others = (_FEW, _FEW) if args.few else _SIZES_IN_PODS
     cold, cold_others, ahead = (1, 1, 1) if args.few else (_COLD, _COLD_OTHERS, _AHEAD)
-    _say("installing the chart")
+    say("installing the chart")
     with installed(bench) as there:
         yield {
             PODS: partial(kubernetes_worker, bench, there, others, args.peer, cold=cold_others),
             OURS: partial(ours_in_pods, bench, there, own, cold=cold, ahead=ahead),
         }
-
-
-@contextmanager
-def _bench(host: str | None) -> Iterator[Bench]:
-    with minded(Path(tempfile.mkdtemp(prefix=_PREFIX)), remove=True) as mind:
-        _say("starting a Prefect server")
-        cache, where = Path.home() / ".cache" / "flowgroup", host or "127.0.0.1"
-        url = start_prefect_server(mind, host=where, cache=cache, for_measuring=True)
-        with api_at(url) as api:
-            yield Bench(mind, url, api)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,14 +122,5 @@ def _about(rows: list[Row]) -> str:
     return f"{about}, load {min(loads)} to {max(loads)}; added to {_WRITTEN}"
 
 
-def _say(text: str) -> None:
-    print(f"\N{BULLET} {text}", flush=True)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except FlowgroupError as exc:
-        sys.exit(f"flowgroup: {exc}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    as_command(main)

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +16,9 @@ import httpx
 from flowgroup.dev import service
 from flowgroup.dev.bench import runs
 from flowgroup.dev.bench.figures import OURS
-from flowgroup.dev.minder import Minded, end_pool, uninterrupted
+from flowgroup.dev.minder import Minded, end_pool, minded, uninterrupted
+from flowgroup.dev.patient import api_at
+from flowgroup.dev.server import start_prefect_server
 from flowgroup.edge.processes import Running, end_now, python, running, spawn
 from flowgroup.errors import Permanent
 from flowgroup.settings import environment_for_user_code
@@ -75,6 +79,22 @@ class Bench:
 
     def log_size(self) -> int:
         return self.server_log.stat().st_size
+
+
+@contextmanager
+def measuring(prefix: str, host: str = "127.0.0.1") -> Iterator[Bench]:
+    """A Prefect server of its own, for measuring, in a folder whose name begins with `prefix` and that is gone afterwards."""
+    with minded(Path(tempfile.mkdtemp(prefix=prefix)), remove=True) as mind:
+        say("starting a Prefect server")
+        cache = Path.home() / ".cache" / "flowgroup"
+        url = start_prefect_server(mind, host=host, cache=cache, for_measuring=True)
+        with api_at(url) as api:
+            yield Bench(mind, url, api)
+
+
+def say(text: str) -> None:
+    """A line for who waits, with the time."""
+    print(f"\N{BULLET} {datetime.now(UTC):%H:%M:%S} {text}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,20 @@
 import argparse
 import json
 import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from flowgroup.dev.bench.sides import Bench
+from flowgroup.dev.bench.sides import Bench, measuring, say
 from flowgroup.dev.front import FAULTS
-from flowgroup.dev.minder import minded, sweep
+from flowgroup.dev.minder import sweep
 from flowgroup.dev.outage.cases import Row, Size, fault, kills, not_measured, relay_gone, through
 from flowgroup.dev.outage.judge import without_zeros
 from flowgroup.dev.outage.report import OURS, THEIRS, missed, page
 from flowgroup.dev.outage.stand import Stand, ours, theirs
-from flowgroup.dev.patient import api_at
-from flowgroup.dev.server import start_prefect_server
-from flowgroup.dev.service import ends_like_ctrl_c
+from flowgroup.dev.service import as_command, ends_like_ctrl_c
 from flowgroup.errors import FlowgroupError
 
 _PREFIX = "flowgroup-outage-"
@@ -39,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ends_like_ctrl_c()
     sweep(_PREFIX)
     rows: list[Row] = []
-    with _bench() as bench:
+    with measuring(_PREFIX) as bench:
         try:
             for row in _rows(bench, args):
                 rows.append(row)
@@ -83,14 +78,14 @@ def _theirs(few: bool) -> Mapping[str, Case]:
 def _measured(stand: Stand, side: str, cases: Mapping[str, Case], only: Sequence[str]) -> Iterator[Row]:
     chosen = dict.fromkeys(name for wanted in only or "*" for name in cases if fnmatchcase(name, wanted))
     for name in chosen:
-        _say(f"{side}: {name}")
+        say(f"{side}: {name}")
         at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             row = cases[name](stand)
         except FlowgroupError as exc:
             row = not_measured(name, str(exc))
         row = {"side": side, "at": at, "load": round(os.getloadavg()[0], 1), **row}
-        _say(f"  {_in_words(row)}")
+        say(f"  {_in_words(row)}")
         yield row
 
 
@@ -113,15 +108,6 @@ def _keep(bench: Bench, into: Path) -> None:
         (into / "-".join(log.relative_to(bench.mind.folder).parts)).write_bytes(log.read_bytes())
 
 
-@contextmanager
-def _bench() -> Iterator[Bench]:
-    with minded(Path(tempfile.mkdtemp(prefix=_PREFIX)), remove=True) as mind:
-        _say("starting a Prefect server")
-        url = start_prefect_server(mind, cache=Path.home() / ".cache" / "flowgroup", for_measuring=True)
-        with api_at(url) as api:
-            yield Bench(mind, url, api)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flowgroup.dev.outage")
     parser.add_argument("only", nargs="*", metavar="CASE", help="only these, in this order: '500', 'relay*'")
@@ -131,14 +117,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(text: str) -> None:
-    print(f"\N{BULLET} {datetime.now(UTC):%H:%M:%S} {text}", flush=True)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except FlowgroupError as exc:
-        sys.exit(f"flowgroup: {exc}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    as_command(main)

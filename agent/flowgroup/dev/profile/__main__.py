@@ -1,25 +1,20 @@
 """`python -m flowgroup.dev.profile`: single warm runs, then a run of many tasks; writes `docs/profile`."""
 
 import argparse
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from flowgroup.dev.bench import runs
 from flowgroup.dev.bench.cases.costs import cluster_at
 from flowgroup.dev.bench.cases.dask import mapped_s
-from flowgroup.dev.bench.sides import Asked, Bench, deployed, other_daemon
-from flowgroup.dev.minder import minded, sweep
-from flowgroup.dev.patient import api_at
+from flowgroup.dev.bench.sides import Asked, Bench, deployed, measuring, other_daemon, say
+from flowgroup.dev.minder import sweep
 from flowgroup.dev.profile.report import Picture, Profile, write
 from flowgroup.dev.profile.spy import largest, spied
 from flowgroup.dev.profile.stages import Moments, noted
-from flowgroup.dev.server import start_prefect_server
-from flowgroup.dev.service import ends_like_ctrl_c
-from flowgroup.errors import FlowgroupError, Permanent
+from flowgroup.dev.service import as_command, ends_like_ctrl_c
+from flowgroup.errors import Permanent
 
 _PREFIX = "flowgroup-profile-"
 _TIMED, _SAMPLED = "timed", "sampled"
@@ -36,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     ends_like_ctrl_c()
     sweep(_PREFIX)
-    with _bench() as bench:
-        _say(f"{args.runs} single runs, to see their stages")
+    with measuring(_PREFIX) as bench:
+        say(f"{args.runs} single runs, to see their stages")
         timed = _timed(bench, args.runs)
-        _say(f"{args.runs} single runs and {args.tasks} tasks, with a sampler in each run's process")
+        say(f"{args.runs} single runs and {args.tasks} tasks, with a sampler in each run's process")
         profile = _sampled(bench, args.runs, args.tasks, timed)
     write(profile, args.into)
-    _say(f"written to {args.into}")
+    say(f"written to {args.into}")
     return 0
 
 
@@ -110,23 +105,5 @@ def _moments(bench: Bench, run: str) -> Moments:
     return {**noted(daemon, run), **noted(driver, run), **runs.moments(bench.api, run)}
 
 
-@contextmanager
-def _bench() -> Iterator[Bench]:
-    with minded(Path(tempfile.mkdtemp(prefix=_PREFIX)), remove=True) as mind:
-        _say("starting a Prefect server")
-        url = start_prefect_server(mind, cache=Path.home() / ".cache" / "flowgroup", for_measuring=True)
-        with api_at(url) as api:
-            yield Bench(mind, url, api)
-
-
-def _say(text: str) -> None:
-    print(f"\N{BULLET} {text}", flush=True)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except FlowgroupError as exc:
-        sys.exit(f"flowgroup: {exc}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    as_command(main)
