@@ -34,7 +34,12 @@ def test_everything_that_a_task_may_do_works_on_workers_without_a_credential(who
     assert found == {
         "serial": True,
         "cached": [42, 42],
-        "secrets": {"secret": "a secret", "variable": "a variable", "names": ["PREFECT_API_URL"]},
+        "secrets": {  # in logs, secrets are masked
+            "secret": "********",
+            "backwards": "terces a",
+            "variable": "a variable",
+            "names": ["PREFECT_API_URL"],
+        },
         "large": 8_000_000,
         "same_class": True,
         "lazy": [1, True],

@@ -43,7 +43,8 @@ def doubled(number: int, salt: str) -> int:
 @task
 def secrets() -> dict[str, Any]:
     names = [name for name in os.environ if name.startswith("PREFECT_API") or "TOKEN" in name]
-    return {"secret": Secret.load("flowgroup-test").get(), "variable": Variable.get("flowgroup_test"), "names": names}
+    secret = Secret.load("flowgroup-test").get()
+    return {"secret": secret, "backwards": secret[::-1], "variable": Variable.get("flowgroup_test"), "names": names}
 
 
 @task
