@@ -52,6 +52,37 @@ async def test_lines_that_cannot_be_read_back_are_sent_again(tmp_path: Path) -> 
     assert api.numbers() == [1, 1]
 
 
+@pytest.mark.parametrize("when", ["sent", "waiting"])
+async def test_a_line_that_is_the_same_as_one_from_before_a_restart_is_not_taken_for_it(
+    tmp_path: Path, when: str
+) -> None:
+    """Two lines of one run with one time and one text: the first is at the API, or on its way, when the relay is killed."""
+    api = API(plan=[] if when == "sent" else ["refused"] * 5)
+    async with delivering(tmp_path, api) as spool:
+        await spool.store(logs=[record(7)], desk="d", number=1)
+        await asyncio.sleep(0.3)
+        assert api.numbers() == ([7] if when == "sent" else [])
+    api.plan = ["broken"] if when == "sent" else [200, "broken"]
+    async with delivering(tmp_path, api) as spool:
+        await spool.store(logs=[record(7)], desk="d", number=2)
+        await until(lambda: waiting(a_disk_of(spool)) == [])
+    assert api.numbers() == [7, 7]
+    first, second = (one["timestamp"] for one in api.entries[Kind.LOGS])
+    assert first < second
+
+
+async def test_the_times_that_are_kept_for_a_restart_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowgroup.relay.spool.disk._TIMES_OF", 1000)
+    async with delivering(tmp_path, API()) as spool:
+        for number in range(0, 5000, 100):
+            await spool.store(logs=[record(number + one) for one in range(100)])
+            await asyncio.sleep(1)
+        await until(lambda: waiting(a_disk_of(spool)) == [])
+        kept = a_disk_of(spool).times()
+    assert 1000 <= len(kept) <= 1500
+    assert len(set(kept)) == len(kept)
+
+
 async def test_an_hour_of_errors_is_a_pause(tmp_path: Path) -> None:
     api = API()
     async with delivering(tmp_path, api) as spool:

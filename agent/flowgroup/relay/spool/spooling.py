@@ -35,6 +35,8 @@ class Spool:
         self._doing = doing
         self._waiting = disk.waiting  # only looked at
         self._times = Times()
+        for run, at in disk.times():
+            self._times.own(run, at)
         self._events = Delivery(Kind.EVENTS, doing, upward, pace, clock=disk.clock)
         self._logs = Delivery(Kind.LOGS, doing, upward, pace, may_go=self._events_are_few, clock=disk.clock)
         self._logs.recovered = self._events.again.set
