@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flowgroup import log, metrics
-from flowgroup.relay import named
+from flowgroup.relay import leaving, named
 from flowgroup.relay.cleaning import Masks, Sent, cleaned_event, cleaned_log
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.spool.rows import Kind
@@ -37,13 +37,13 @@ class Intake:
             else:
                 log.get().warning("record_refused", run=attempt.run_id, kind=kind, reason=reason)
                 metrics.RELAY_RECORDS.labels("refused").inc()
-        metrics.RELAY_RECORDS.labels(kind).inc(len(passed))
         return passed
 
 
 def _leaving(attempt: OpenAttempt, kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
     """What is stored of a record that may pass, and so leaves the network: without secrets, cut, and counted."""
-    left = _CLEAN[kind](record, attempt.masks, attempt.sent)
-    attempt.sent.records += 1
-    attempt.sent.bytes += len(json.dumps(left))
+    sent = Sent(records=1)
+    left = _CLEAN[kind](record, attempt.masks, sent)
+    sent.bytes = len(json.dumps(left))
+    leaving.count(attempt, kind, sent)
     return left

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import door, leases, named, paths, rules, states
+from flowgroup.relay import door, leases, leaving, named, paths, rules, states
 from flowgroup.relay.blocks import NotBlocks, Sight
-from flowgroup.relay.cleaning import cleaned_state
+from flowgroup.relay.cleaning import Sent, cleaned_state
 from flowgroup.relay.intake import Intake
 from flowgroup.relay.leases import Leases
 from flowgroup.relay.outage import Backoff, Patience, Verdict, judge
@@ -296,11 +296,12 @@ def _clean(attempt: OpenAttempt, allow: Allow, body: bytes, parsed: Any) -> byte
     """What leaves with a state in it: without secrets, and counted. Records are cleaned on their way to the disk."""
     if not (isinstance(parsed, dict) and isinstance(parsed.get("state"), dict)):
         return body
-    clean = cleaned_state(parsed, attempt.masks, attempt.sent)
+    sent = Sent()
+    clean = cleaned_state(parsed, attempt.masks, sent)
     left = body if clean == parsed else json.dumps(clean).encode()
     if allow.state:
-        attempt.sent.records += 1
-        attempt.sent.bytes += len(left)
+        sent.records, sent.bytes = 1, len(left)
+    leaving.count(attempt, "states", sent)
     return left
 
 

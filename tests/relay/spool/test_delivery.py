@@ -33,7 +33,7 @@ def event(number: int) -> dict[str, object]:
     return {"id": f"id-{number}", "message": f"{number}"}
 
 
-@pytest.mark.parametrize("outcome", ["lost", "broken", "late", "refused", 500, 502, 503, 504, 429, 401, 404, 302, 408])
+@pytest.mark.parametrize("outcome", ["lost", "broken", "late", "slow", "locked", "refused", 500, 502, 503, 504, 429, 401, 404, 302, 408])
 async def test_each_line_arrives_once_and_in_order_whatever_a_call_comes_to(tmp_path: Path, outcome: int | str) -> None:
     api = API(plan=[outcome, outcome])
     async with delivering(tmp_path, api) as spool:
@@ -50,6 +50,21 @@ async def test_lines_that_cannot_be_read_back_are_sent_again(tmp_path: Path) -> 
         await spool.store(logs=[{"name": "n", "level": 20, "message": "1", "timestamp": "now"}])
         await until(lambda: len(api.numbers()) == 2)
     assert api.numbers() == [1, 1]
+
+
+@pytest.mark.parametrize("outcome", ["slow", "locked"])
+async def test_an_answer_that_comes_late_is_heard_and_nothing_is_waited_for_beyond_it(
+    tmp_path: Path, outcome: str
+) -> None:
+    api = API(plan=[outcome])
+    async with delivering(tmp_path, api) as spool:
+        begun = asyncio.get_running_loop().time()
+        await spool.store(logs=[record(number) for number in range(300)])
+        await until(lambda: len(api.numbers()) == 300)
+        disk = a_disk_of(spool)
+        await until(lambda: waiting(disk) == [])
+        assert 40 <= asyncio.get_running_loop().time() - begun < 45
+        assert len(api.calls) == (1 if outcome == "slow" else 2)
 
 
 @pytest.mark.parametrize("when", ["sent", "waiting"])

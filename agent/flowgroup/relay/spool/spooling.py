@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup import log, metrics
+from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.model.ids import RunId
 from flowgroup.model.lines import WARNING, line
@@ -26,6 +27,8 @@ from flowgroup.settings import RelaySettings
 _LOOK_S = 5.0
 _FEW_EVENTS = 500
 _BODY_KNOWN_S = 3600.0
+# A call on a connection that the server is just closing is a call without an answer, which costs lines a minute.
+_KEEPALIVE_S = 1.0
 
 
 class Spool:
@@ -115,14 +118,15 @@ async def spooling(settings: RelaySettings, upstream: Upstream, folder: Path) ->
     log.get().info("spool_opened", at=str(folder), sqlite=sqlite3.sqlite_version, **_found(disk))
     writer = Writer(disk)
     pace = Pace(settings.requests_per_minute, settings.records_per_minute)
-    spool = Spool(disk, writer, Upward(upstream, settings.hold_s), pace)
-    running = asyncio.create_task(_always(spool), name="spool")
-    try:
-        yield spool
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await writer.close()
+    async with forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S) as client:
+        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s), pace)
+        running = asyncio.create_task(_always(spool), name="spool")
+        try:
+            yield spool
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await writer.close()
 
 
 def _found(disk: Disk) -> dict[str, int]:
