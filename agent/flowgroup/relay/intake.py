@@ -14,6 +14,7 @@ from flowgroup.relay.owners import Owners
 from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.spool.spooling import Spool
 from flowgroup.relay.tokens import OpenAttempt
+from flowgroup.relay.turns import in_between
 
 _Clean = Callable[[dict[str, Any], Masks, Sent], dict[str, Any]]
 _NAMES = {Kind.LOGS: named.log_names, Kind.EVENTS: named.event_names}
@@ -30,7 +31,7 @@ class Intake:
     async def passing(self, attempt: OpenAttempt, kind: Kind, records: Iterable[Any]) -> list[dict[str, Any]]:
         """What of these may pass, as it is to be stored. Raises Transient when the API has to be asked and is away."""
         passed: list[dict[str, Any]] = []
-        for record in records:
+        async for record in in_between(records):
             reason = await self._owners.why_not(attempt, _NAMES[kind](record))
             if reason is None:
                 passed.append(_leaving(attempt, kind, record))

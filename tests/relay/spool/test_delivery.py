@@ -33,7 +33,9 @@ def event(number: int) -> dict[str, object]:
     return {"id": f"id-{number}", "message": f"{number}"}
 
 
-@pytest.mark.parametrize("outcome", ["lost", "broken", "late", "slow", "locked", "refused", 500, 502, 503, 504, 429, 401, 404, 302, 408])
+@pytest.mark.parametrize(
+    "outcome", ["lost", "broken", "late", "slow", "locked", "refused", 500, 502, 503, 504, 429, 401, 404, 302, 408]
+)
 async def test_each_line_arrives_once_and_in_order_whatever_a_call_comes_to(tmp_path: Path, outcome: int | str) -> None:
     api = API(plan=[outcome, outcome])
     async with delivering(tmp_path, api) as spool:

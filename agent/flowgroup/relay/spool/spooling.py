@@ -21,6 +21,7 @@ from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind, Row, Times, event_row, log_row
 from flowgroup.relay.spool.upward import Upward
 from flowgroup.relay.spool.writer import Doing, Writer
+from flowgroup.relay.turns import in_between
 from flowgroup.relay.upstream import Upstream
 from flowgroup.settings import RelaySettings
 
@@ -59,8 +60,8 @@ class Spool:
         not known for long. Raises Transient when there is no room, or the disk does not work.
         """
         rows = {
-            Kind.EVENTS: [event_row(event) for event in events],
-            Kind.LOGS: [log_row(record, self._times) for record in logs],
+            Kind.EVENTS: [event_row(event) async for event in in_between(events)],
+            Kind.LOGS: [log_row(record, self._times) async for record in in_between(logs)],
         }
         known = {"known_s": _BODY_KNOWN_S} if is_body else {}
         batches = [Batch(kind, of, desk, number, **known) for kind, of in rows.items() if of]
