@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -132,7 +132,10 @@ class Proxy:
         call = await self._read(request, attempt)
         if isinstance(call, Response):
             return call
-        async with self._large.turn(attempt.id, within_s=self._settings.hold_s) if call.is_large else nullcontext():
+        large: AbstractAsyncContextManager[None] = nullcontext()
+        if call.is_large:
+            large = self._large.turn(attempt.id, within_s=max(_LEAST_WAIT_S, call.until - time.monotonic()))
+        async with large:
             passed = await self._judged(request, attempt, call)
             if isinstance(passed, Response):
                 return passed
