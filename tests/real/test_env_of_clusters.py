@@ -1,5 +1,6 @@
 """A deployment's env on the local backend: in the flow and in its tasks on workers, secret values too."""
 
+import hashlib
 import json
 import uuid
 from typing import Any
@@ -37,7 +38,8 @@ def test_a_task_on_a_worker_has_what_the_deployment_says_and_nothing_of_what_the
     assert whole.api.patch(f"/deployments/{lab}", json={"job_variables": {**there, "env": env}}).is_success
     names = ["LAB_MODE", "LAB_WORD", "LAB_OWN", "PREFECT_LOGGING_LEVEL"]
 
-    said = {"LAB_MODE": "prod", "LAB_WORD": word, "PREFECT_LOGGING_LEVEL": "DEBUG"}
+    digest = hashlib.sha256(word.encode()).hexdigest()[:12]
+    said = {"LAB_MODE": "prod", "LAB_WORD": "********", "LAB_WORD digest": digest, "PREFECT_LOGGING_LEVEL": "DEBUG"}
     run = start(whole, lab, {"LAB_OWN": "x"}, names)
     assert found(whole, run) == {"run": {**said, "LAB_OWN": "x"}, "worker": {**said, "LAB_OWN": None}}
     other = start(whole, lab, {"LAB_MODE": "dev"}, names)

@@ -98,7 +98,7 @@ def test_a_flow_with_tasks_on_dask_completes_and_its_logs_arrive(over_tls: Whole
     tasks = over_tls.start(deployment, what="tasks_on_dask", with_={"salt": run})
     over_tls.wait(tasks, timeout_s=150)
     entry = over_tls.wait_log(tasks, "task 3 is in process")
-    assert entry["task_run_id"] in {task["id"] for task in over_tls.tasks(tasks)}
+    wait_for(lambda: entry["task_run_id"] in {task["id"] for task in over_tls.tasks(tasks)}, "its task is recorded")
 
 
 def test_a_run_is_cancelled(over_tls: Whole, deployment: str) -> None:
