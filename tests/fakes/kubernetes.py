@@ -63,7 +63,7 @@ class FakeKubernetes:
         place = _PATH.match(url.path)
         assert place, url.path
         plural, name = place["plural"], place["name"] or ""
-        verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch"}
+        verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
         verb = verbs.get(request.method) or ("get" if name else "list")
         self.before(verb, plural, name)
         self.seen.append((verb, plural, name))
@@ -157,6 +157,17 @@ class FakeKubernetes:
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             self._gone(plural, name)
         return httpx.Response(200, json=found)
+
+    def _update(self, plural: str, name: str, body: Json, _: Json) -> httpx.Response:
+        found = self.objects.get((plural, name))
+        if not found:
+            return status(404, f'{plural} "{name}" not found', name=name)
+        if body["metadata"].get("resourceVersion") not in (None, found["metadata"]["resourceVersion"]):
+            return status(409, "the object has been modified", reason="Conflict")
+        self._uids += 1
+        kept = {**found["metadata"], "resourceVersion": str(self._uids)}
+        self.objects[plural, name] = {**body, "metadata": kept}
+        return httpx.Response(200, json=self.objects[plural, name])
 
     def _gone(self, plural: str, name: str) -> None:
         gone = self.objects.pop((plural, name))
