@@ -43,8 +43,9 @@ class LeaseSeat:
         self._client = client
         self._name = name
         self._me = me or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        self._there: Json | None = None
-        self._changed_at = 0.0
+        self._there: Json = {}
+        self._is_there = False
+        self._changed_at: float | None = None
         self._is_failing = False
         fence.close()
 
@@ -66,7 +67,8 @@ class LeaseSeat:
         """Look once, and take the place if it is free."""
         async with asyncio.timeout(_CALL_TIMEOUT_S):
             await self._look()
-            if self._holder not in ("", self._me) and self._over_in_s() > 0.0:
+            is_free = self._is_there and self._holder in ("", self._me)
+            if not is_free and self._over_in_s() > 0.0:
                 return False
             try:
                 await self._write(self._me)
@@ -75,19 +77,21 @@ class LeaseSeat:
             return True
 
     async def _look(self) -> None:
+        """One that is not there may just have been deleted: whoever held it still acts, for as long as it may."""
         try:
             self._note(await self._client.get(LEASES, self._name))
         except NotThere:
-            self._there = None
+            self._is_there = False
+            self._changed_at = _now() if self._changed_at is None else self._changed_at
 
     def _note(self, there: Json) -> None:
-        if self._there is None or self._there.get("spec") != there.get("spec"):
+        if self._changed_at is None or self._there.get("spec") != there.get("spec"):
             self._changed_at = _now()
-        self._there = there
+        self._there, self._is_there = there, True
 
     @property
     def _spec(self) -> Json:
-        spec = (self._there or {}).get("spec")
+        spec = self._there.get("spec")
         return spec if isinstance(spec, dict) else {}
 
     @property
@@ -98,7 +102,7 @@ class LeaseSeat:
         """When the place is free if its holder does not renew; it said itself for how long it would be silent at most."""
         said = self._spec.get("leaseDurationSeconds")
         good_for_s = said if isinstance(said, int) and said > 0 else LEASE_S
-        return self._changed_at + good_for_s - _now()
+        return (self._changed_at or 0.0) + good_for_s - _now()
 
     # Kept
 
@@ -138,7 +142,7 @@ class LeaseSeat:
     async def _write(self, holder: str) -> None:
         """Write the record over what was seen last. Raises Exists when it has changed meanwhile."""
         began, spec = _now(), self._record(holder)
-        if self._there is None:
+        if not self._is_there:
             metadata = {"name": self._name, "namespace": self._client.namespace}
             body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
             self._note(await self._client.create(LEASES, body))
