@@ -180,6 +180,23 @@ class FakeKubernetes:
                     self._gone(plural, name)
 
 
+@dataclass
+class Way(httpx.AsyncBaseTransport):
+    """One daemon's way to the API: `cut`, nothing gets through; `deaf`, what it writes is done and the answers are lost."""
+
+    kubernetes: FakeKubernetes
+    is_cut: bool = False
+    is_deaf: bool = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.is_cut:
+            raise httpx.ConnectError("no route to host")
+        answer = await self.kubernetes.transport.handle_async_request(request)
+        if self.is_deaf and request.method != "GET":
+            raise httpx.ReadError("the connection broke before the answer came")
+        return answer
+
+
 def status(
     code: int, message: str, *, reason: str = "", name: str = "", fields: tuple[str, ...] = ()
 ) -> httpx.Response:

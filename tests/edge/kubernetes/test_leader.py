@@ -13,7 +13,7 @@ from flowgroup.edge.fence import Fence, NotLeading
 from flowgroup.edge.kubernetes.access import Access
 from flowgroup.edge.kubernetes.client import PODS, Client
 from flowgroup.edge.kubernetes.leader import HELD_S, LEASE_S, LeaseSeat
-from tests.fakes.kubernetes import FakeKubernetes, status
+from tests.fakes.kubernetes import FakeKubernetes, Way, status
 
 pytestmark = pytest.mark.looptime
 _TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -26,23 +26,6 @@ def client(kubernetes: FakeKubernetes | httpx.AsyncBaseTransport, fence: Fence |
 
 
 @dataclass
-class Way(httpx.AsyncBaseTransport):
-    """One daemon's way to the API: `cut`, nothing gets through; `deaf`, what it writes is done and the answers are lost."""
-
-    kubernetes: FakeKubernetes
-    is_cut: bool = False
-    is_deaf: bool = False
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.is_cut:
-            raise httpx.ConnectError("no route to host")
-        answer = await self.kubernetes.transport.handle_async_request(request)
-        if self.is_deaf and request.method != "GET":
-            raise httpx.ReadError("the connection broke before the answer came")
-        return answer
-
-
-@dataclass
 class Daemon:
     """One that wants to lead, and when it did: `led` has beginnings and ends by the loop's clock."""
 
@@ -51,6 +34,9 @@ class Daemon:
     fence: Fence = field(default_factory=Fence)
     led: list[float] = field(default_factory=list)
     looks: int = 0
+
+    def __post_init__(self) -> None:
+        self.fence.close()  # as the seat does, which is made later
 
     async def run(self) -> None:
         seat = LeaseSeat(client(self.way), _NAME, self.fence, me=self.name)
