@@ -42,8 +42,8 @@ async def completes(order: Order, running: Callable[[], None]) -> Exit:
 @dataclass
 class FakeDriver:
     """
-    One driver process. `attempts` is what its status says, every `every_s`; a daemon that is silent for `silent_s` is left, as on
-    another host.
+    One driver process. `attempts` is what its status says, every `every_s`; a daemon that is silent for `silent_s` is left,
+    as on another host.
     """
 
     cluster: ClusterName

@@ -1,4 +1,4 @@
-"""Several processes in one event loop: each can be stopped (SIGSTOP), so that none of its tasks takes another step, and go on."""
+"""Several processes in one event loop: each can be stopped (SIGSTOP), so that none of its tasks takes a step, and go on."""
 
 import asyncio
 from collections.abc import Coroutine, Generator
@@ -53,7 +53,7 @@ class _Held:
             while not self._process.going.is_set():
                 try:
                     yield from self._process.going.wait().__await__()
-                except BaseException as exc:  # noqa: BLE001 (a cancellation: it is the task's, later)
+                except BaseException as exc:
                     step, value = self._coroutine.throw, exc
             try:
                 awaited = step(value)
@@ -61,5 +61,5 @@ class _Held:
                 return end.value
             try:
                 step, value = self._coroutine.send, (yield awaited)
-            except BaseException as exc:  # noqa: BLE001
+            except BaseException as exc:
                 step, value = self._coroutine.throw, exc
