@@ -10,6 +10,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -87,7 +88,8 @@ class Clusters:
 
     async def create(self, spec: ClusterSpec) -> Any:
         self._reach(f"create {spec.name}")
-        return await self.backend.create(spec)
+        # Its driver is a process of its own: it must not be one with the daemon that made it.
+        return await asyncio.create_task(self.backend.create(spec), context=Context())
 
     async def delete(self, name: ClusterName) -> None:
         self._reach(f"delete {name}")
