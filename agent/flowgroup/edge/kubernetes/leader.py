@@ -101,7 +101,7 @@ class LeaseSeat:
     def _over_in_s(self) -> float:
         """When the place is free if its holder does not renew; it said itself for how long it would be silent at most."""
         said = self._spec.get("leaseDurationSeconds")
-        good_for_s = said if isinstance(said, int) and said > 0 else LEASE_S
+        good_for_s = said if self._is_there and isinstance(said, int) and said > 0 else LEASE_S
         return (self._changed_at or 0.0) + good_for_s - _now()
 
     # Kept
