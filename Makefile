@@ -9,7 +9,7 @@ PEER := .venv-peer/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes outage profile lock image chart clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -61,6 +61,9 @@ STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_d
 
 test-stock: setup  ## tests on the whole stack again, without our changes to Prefect's engine
 	@FLOWGROUP_DRIVER_LEAN=false $(BIN)/python -m pytest $(STOCK) $(SIDE_BY_SIDE)
+
+chaos: setup  ## two daemons, and anything at any time, in virtual time: SEEDS=100 FIRST_SEED=1
+	@FLOWGROUP_CHAOS_SEEDS=$(or $(SEEDS),100) FLOWGROUP_CHAOS_FIRST_SEED=$(or $(FIRST_SEED),1) $(BIN)/python -m pytest tests/daemon/test_stand_by.py -v
 
 check: setup  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet agent tests

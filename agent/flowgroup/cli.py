@@ -56,6 +56,12 @@ def _start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, help="where state is kept (FLOWGROUP_HOME; default ~/.flowgroup)")
     parser.add_argument("--slots", type=int, help="how many runs may be under way at once (FLOWGROUP_SLOTS)")
     parser.add_argument("--queue", action="append", dest="queues", help="only this work queue; may be given again")
+    parser.add_argument(
+        "--stand-by",
+        action="store_true",
+        default=None,
+        help="wait while another daemon serves the pool, and take its place when it ends (FLOWGROUP_STAND_BY)",
+    )
     parser.add_argument("--name", help="the worker's name in Prefect's UI (FLOWGROUP_NAME)")
     parser.add_argument(
         "--poll-interval-s", type=float, help="how often to ask for due runs (FLOWGROUP_POLL_INTERVAL_S)"

@@ -37,6 +37,10 @@ class Health:
         moved()
         return moved
 
+    def forget_loops(self) -> None:
+        """They have ended, as they should."""
+        self._limits_s.clear()
+
     def ready(self) -> None:
         self.is_ready = True
 

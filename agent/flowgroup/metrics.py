@@ -78,6 +78,7 @@ RELAY_READ_BACK = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+LEADING = Gauge("flowgroup_leading", "1 while this daemon serves the pool, 0 while it stands by", registry=REGISTRY)
 EVENTS_CONNECTED = Gauge("flowgroup_events_connected", "1 while Prefect's event stream is connected", registry=REGISTRY)
 
 

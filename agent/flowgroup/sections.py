@@ -64,6 +64,11 @@ class DaemonSettings(Section):
         pattern="^(local|kubernetes)$",
         description="what makes clusters: processes of this machine, or Kubernetes",
     )
+    stand_by: bool = Field(
+        default=False,
+        description="wait while another daemon serves the pool, and take its place when it ends: on one machine with the "
+        "same home, on Kubernetes by a Lease and with the same `name`",
+    )
     slots: int = Field(default=100, ge=1, description="how many runs may be under way at once")
     poll_interval_s: float = Field(default=2.0, gt=0, description="how often to ask for due runs")
     poll_ahead_s: float = Field(default=10.0, ge=0, description="how far ahead runs are seen")
@@ -235,6 +240,10 @@ class KubernetesSettings(Section):
         description="others that deployments may choose, separated by commas; `NAME:token` mounts its token as well",
     )
     sizes: Path | None = Field(default=None, description="the catalogue of named sizes: a JSON or TOML file")
+    lease: str = Field(
+        default="flowgroup",
+        description="name of the Lease by which daemons stand by for each other, in the namespace of their own credentials",
+    )
     listen_port: int = Field(default=8443, ge=0, le=65535, description="where the daemon listens for drivers")
     tls_cert: Path | None = Field(default=None, description="the daemon's certificate for that port (PEM, the chain)")
     tls_key: Path | None = Field(default=None, description="its key (PEM)")

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from flowgroup.daemon.main import run
+from flowgroup.edge.fence import Fence
 from flowgroup.errors import Refused
 from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.orders import Exit, Order
@@ -63,7 +64,7 @@ class Machine:
             DriverSettings(),
         )
 
-        def factory(_: Settings, folder: Path) -> FakeBackend:
+        def factory(_: Settings, folder: Path, __: Fence) -> FakeBackend:
             self.backend = self.backend or FakeBackend(
                 folder / "daemon.sock", self.engine, relay_socket=self.home / "relay.sock"
             )

@@ -41,7 +41,10 @@ async def completes(order: Order, running: Callable[[], None]) -> Exit:
 
 @dataclass
 class FakeDriver:
-    """One driver process. `attempts` is what its status says."""
+    """
+    One driver process. `attempts` is what its status says, every `every_s`; a daemon that is silent for `silent_s` is left,
+    as on another host.
+    """
 
     cluster: ClusterName
     secret: str
@@ -50,6 +53,8 @@ class FakeDriver:
     pid: int
     ready_after_s: float = 0.0
     trouble: str | None = None
+    every_s: float = 0.2
+    silent_s: float | None = None
     orders: list[Order] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
     suspends: list[Suspend] = field(default_factory=list)
@@ -93,7 +98,7 @@ class FakeDriver:
         )
         telling = asyncio.create_task(self._tell(writer, began))
         try:
-            while line := await reader.readline():
+            while line := await asyncio.wait_for(reader.readline(), self.silent_s):
                 self._hear(read_order(line))
         finally:
             telling.cancel()
@@ -109,7 +114,7 @@ class FakeDriver:
                 writer.write(encode(status))
                 await writer.drain()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 0.2)
+                await asyncio.wait_for(self._changed.wait(), self.every_s)
 
     def _hear(self, frame: Order | Cancel | Suspend | Forget | Shutdown) -> None:
         match frame:
@@ -157,6 +162,8 @@ class FakeBackend:
     relay_key: str = "key"
     relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     ready_after_s: float = 0.0
+    every_s: float = 0.2
+    silent_s: float | None = None
     trouble: str | None = None
     dies_at_start: str | None = None
     waits_for: str | None = None
@@ -198,6 +205,8 @@ class FakeBackend:
             pid=self._pids,
             ready_after_s=self.ready_after_s,
             trouble=self.trouble,
+            every_s=self.every_s,
+            silent_s=self.silent_s,
         )
         self.drivers[name] = driver
         if self.dies_at_start:

@@ -63,7 +63,7 @@ class FakeKubernetes:
         place = _PATH.match(url.path)
         assert place, url.path
         plural, name = place["plural"], place["name"] or ""
-        verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch"}
+        verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
         verb = verbs.get(request.method) or ("get" if name else "list")
         self.before(verb, plural, name)
         self.seen.append((verb, plural, name))
@@ -158,6 +158,17 @@ class FakeKubernetes:
             self._gone(plural, name)
         return httpx.Response(200, json=found)
 
+    def _update(self, plural: str, name: str, body: Json, _: Json) -> httpx.Response:
+        found = self.objects.get((plural, name))
+        if not found:
+            return status(404, f'{plural} "{name}" not found', name=name)
+        if body["metadata"].get("resourceVersion") not in (None, found["metadata"]["resourceVersion"]):
+            return status(409, "the object has been modified", reason="Conflict")
+        self._uids += 1
+        kept = {**found["metadata"], "resourceVersion": str(self._uids)}
+        self.objects[plural, name] = {**body, "metadata": kept}
+        return httpx.Response(200, json=self.objects[plural, name])
+
     def _gone(self, plural: str, name: str) -> None:
         gone = self.objects.pop((plural, name))
         self._collect(gone["metadata"]["uid"], only_blocking=False)
@@ -167,6 +178,23 @@ class FakeKubernetes:
             for owner in value["metadata"].get("ownerReferences") or ():
                 if owner["uid"] == uid and (owner.get("blockOwnerDeletion") or not only_blocking):
                     self._gone(plural, name)
+
+
+@dataclass
+class Way(httpx.AsyncBaseTransport):
+    """One daemon's way to the API: `cut`, nothing gets through; `deaf`, what it writes is done and the answers are lost."""
+
+    kubernetes: FakeKubernetes
+    is_cut: bool = False
+    is_deaf: bool = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.is_cut:
+            raise httpx.ConnectError("no route to host")
+        answer = await self.kubernetes.transport.handle_async_request(request)
+        if self.is_deaf and request.method != "GET":
+            raise httpx.ReadError("the connection broke before the answer came")
+        return answer
 
 
 def status(

@@ -16,6 +16,7 @@ from pathlib import Path
 from flowgroup import log
 from flowgroup.daemon.view import Line, Sent, View
 from flowgroup.edge import tls
+from flowgroup.edge.fence import Fence
 from flowgroup.edge.lines import Lines, Strangers, accept, bound, hang_up, opened
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.endpoint import Listen
@@ -38,6 +39,7 @@ _MAX_HELLO_BYTES = 16 * 1024
 _RESEND_AFTER_S = 5.0
 _SILENT_S = 30.0  # a driver on another host says how it stands every 2 s
 _SAID_EVERY_S = 1.0
+_BEAT_EVERY_S = 1.5
 
 SecretOf = Callable[[ClusterName], str | None]
 
@@ -45,12 +47,19 @@ SecretOf = Callable[[ClusterName], str | None]
 class Drivers:
     """
     `on_change` is called when a driver has reported or left. A line over TLS that has been silent for `silent_s` is
-    closed: if its driver is there it dials again.
+    closed: if its driver is there it dials again. Once `fence` is closed drivers are sent away, to whoever leads now.
     """
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None, *, silent_s: float = _SILENT_S) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[], None] = lambda: None,
+        *,
+        silent_s: float = _SILENT_S,
+        fence: Fence | None = None,
+    ) -> None:
         self._on_change = on_change
         self._silent_s = silent_s
+        self._fence = fence or Fence()
         self._views: dict[ClusterName, View] = {}
         self._writers: set[asyncio.StreamWriter] = set()
         self._strangers = Strangers()
@@ -97,7 +106,8 @@ class Drivers:
         return [(view.cluster, seal) for view in self._views.values() for seal in view.seals]
 
     def send(self, cluster: ClusterName, order: Order) -> None:
-        """Give an order. Raises Transient when the driver is not on the line."""
+        """Give an order. Raises Transient when the driver is not on the line, or we do not lead any more."""
+        self._fence.check()
         view = self.view(cluster)
         if view.line is None:
             raise Transient(f"the driver of cluster {cluster} is not connected")
@@ -154,6 +164,9 @@ class Drivers:
 
     async def _serve(self, accepted: socket.socket, secured: ssl.SSLContext | None, secret_of: SecretOf) -> None:
         cluster = None
+        if not self._fence.is_open:
+            accepted.close()
+            return
         try:
             with self._strangers.one() as known:
                 async with opened(accepted, secured) as (lines, writer):
@@ -167,11 +180,11 @@ class Drivers:
     async def _hear(self, lines: Lines, writer: asyncio.StreamWriter, hello: Hello, silent_s: float | None) -> None:
         self._writers.add(writer)
         try:
-            with self._joined(Line(writer, hello), hello) as view:
+            with self._joined(Line(writer, hello, self._fence), hello) as view:
                 while True:
                     async with asyncio.timeout(silent_s):
                         raw = await lines.next(limit_bytes=MAX_LINE_BYTES)
-                    if not raw:
+                    if not raw or not self._fence.is_open:
                         return
                     self._take(view, raw)
         finally:
@@ -218,7 +231,13 @@ class Drivers:
         view.seals = status.seals or view.seals
         self._take_attempts(view, {attempt.attempt: attempt for attempt in status.attempts})
         self._send_again(view)
+        self._beat(view)
         self._on_change()
+
+    def _beat(self, view: View) -> None:
+        """A driver whose daemon is stopped, or has gone without a word, notices that by this: nothing to forget."""
+        if view.line and _now() - view.line.wrote_at > _BEAT_EVERY_S:
+            view.line.write(Forget(attempts=()))
 
     def _take_attempts(self, view: View, now: dict[AttemptId, Attempt]) -> None:
         view.forgotten &= now.keys()

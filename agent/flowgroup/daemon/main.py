@@ -1,15 +1,16 @@
 """
 The daemon's process: startup, loops, shutdown.
 
-Parts are built in order and get only finished parts. A signal sets a flag: nothing more is claimed, what no driver has
-is given back, and running runs stay with their drivers, who find the next daemon. A second signal ends at once.
+Parts are built in order and get only finished parts, anew whenever this daemon begins to lead. A signal sets a flag: nothing
+more is claimed, what no driver has is given back, and running runs stay with their drivers, who find the next daemon. A
+second signal ends at once.
 """
 
 import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +28,9 @@ from flowgroup.daemon.heartbeat import beat
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
+from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
-from flowgroup.daemon.owner import folder_of, locked, mark_of
+from flowgroup.daemon.owner import folder_of, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
@@ -47,11 +49,13 @@ from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
 from flowgroup.edge import store
 from flowgroup.edge.events import Events
+from flowgroup.edge.fence import Fence
 from flowgroup.edge.pools import Pool
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl, RelayControls
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
+from flowgroup.metrics import LEADING
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import RelayName, digest
 from flowgroup.retry import pause_s, until
@@ -59,6 +63,7 @@ from flowgroup.settings import DaemonSettings, Settings, ui_of
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
 _GOODBYE_TIMEOUT_S = 3.0
+_ADOPT_TIMEOUT_S = 300.0
 _SAID_AGAIN_S = 30.0
 
 
@@ -86,8 +91,11 @@ class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
         ...
 
 
-BackendFactory = Callable[[Settings, Path], Backend]
-"""Makes the backend from the settings and the folder `<home>/<pool>`, which is there and ours alone."""
+BackendFactory = Callable[[Settings, Path, Fence], Backend]
+"""
+Makes the backend from the settings and the folder `<home>/<pool>`, which is there and ours alone. The fence is to be asked
+before each call that changes anything.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,40 +106,81 @@ class _Bells:
 
 
 async def run(
-    settings: Settings, backend_factory: BackendFactory, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings,
+    backend_factory: BackendFactory,
+    *,
+    seat: Seat | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> None:
     """
-    Serve the pool until a signal comes.
+    Serve the pool until a signal comes; where daemons stand by for each other, whenever the place is ours.
 
     Raises Refused when something that somebody has to change keeps it from starting: a wrong address or key, a pool of
     another type, another daemon. An API that does not answer is waited for.
     """
-    pool = settings.daemon.pool
+    with stopped_by_signals() as stop, ungrouped():
+        await take_turns(settings, backend_factory, stop, seat=seat, transport=transport)
+
+
+async def take_turns(
+    settings: Settings,
+    backend_factory: BackendFactory,
+    stop: asyncio.Event,
+    *,
+    seat: Seat | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> None:
+    """The same until `stop` is set."""
+    pool, daemon, health = settings.daemon.pool, settings.daemon, Health()
     if not pool:
         raise Refused("no work pool is given: --pool or FLOWGROUP_POOL")
-    async with prefect(settings.prefect, pool, transport=transport) as api:
-        folder = folder_of(settings.daemon.home, pool)
-        with locked(folder), stopped_by_signals() as stop:
-            there = await _unless_stopped(stop, _pool_there(api, settings.prefect.api_url))
-            if there is not None:
-                with ungrouped():
-                    await _serve(settings, api, there, backend_factory(settings, folder), folder, stop)
-
-
-async def _serve(
-    settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path, stop: asyncio.Event
-) -> None:
-    daemon, health = settings.daemon, Health()
-    parts = _built(settings, api, pool, backend, folder)
-    await parts.clusters.adopt()
+    folder = folder_of(daemon.home, pool)
+    seat = seat or FileSeat(folder, waits=daemon.stand_by)
     async with (
-        parts.drivers.serve(backend.listen, parts.clusters.secret_of),
+        prefect(settings.prefect, pool, fence=seat.fence, transport=transport) as api,
         serve(health, daemon.health_host, daemon.health_port) as port,
-        aclosing(parts.relays),
-        _registered(api, _worker_name(daemon, pool.name)) as worker,
     ):
-        with announced(folder / "daemon.json", port):
-            log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
+        backend: Backend | None = None
+        while not stop.is_set():
+            with suppress(Interrupted):
+                await unless(stop, seat.take(health.ready), name="stand by")
+                async with seat.kept() as lost:
+                    LEADING.set(1)
+                    if not seat.has_one_home:  # what we left there is older than what others have opened since
+                        (folder / "attempts.json").unlink(missing_ok=True)
+                    backend = backend or backend_factory(settings, folder, seat.fence)
+                    await unless(
+                        lost, _lead(_Place(settings, api, backend, folder, seat.fence), health, port, stop), name="lead"
+                    )
+            LEADING.set(0)
+            health.forget_loops()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one daemon leads, and by what."""
+
+    settings: Settings
+    api: Prefect
+    backend: Backend
+    folder: Path
+    fence: Fence
+
+
+async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> None:
+    """Serve the pool until `stop` is set."""
+    daemon, api = at.settings.daemon, at.api
+    api.forget_cached()
+    pool = await unless(stop, _pool_there(api, at.settings.prefect.api_url), name="start")
+    parts = _built(at, pool)
+    await until(parts.clusters.adopt, timeout_s=_ADOPT_TIMEOUT_S)
+    async with (
+        parts.drivers.serve(at.backend.listen, parts.clusters.secret_of),
+        aclosing(parts.relays),
+        _registered(api, _worker_name(daemon, pool.name), at.fence) as worker,
+    ):
+        with announced(at.folder / "daemon.json", port):
+            log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
             await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
             log.get().info("daemon_stopping")
 
@@ -154,10 +203,11 @@ class _Parts:
         return self.events is not None and self.events.is_connected
 
 
-def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path) -> _Parts:
+def _built(at: _Place, pool: Pool) -> _Parts:
+    settings, api, backend, folder = at.settings, at.api, at.backend, at.folder
     daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
     slots = Slots(daemon.slots, on_free=bells.poll.nudge)
-    drivers = Drivers(on_change=bells.reconcile.ring)
+    drivers = Drivers(on_change=bells.reconcile.ring, fence=at.fence)
     clusters = Clusters(
         backend,
         drivers,
@@ -167,7 +217,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     )
     known_as = digest("daemon", folder.name)[:8]
     key = backend.relay_key
-    relays = _relays(settings, backend, known_as)
+    relays = _relays(at, known_as)
     attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     journeys = Journeys(
@@ -191,10 +241,12 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     return parts
 
 
-def _relays(settings: Settings, backend: Backend, known_as: str) -> RelayControls:
+def _relays(at: _Place, known_as: str) -> RelayControls:
+    backend = at.backend
+
     def control(name: RelayName) -> RelayControl:
-        key, ttl_s = backend.relay_key, settings.relay.attempt_ttl_s
-        return RelayControl(lambda: backend.relay(name), key, ttl_s=ttl_s, daemon=known_as)
+        key, ttl_s = backend.relay_key, at.settings.relay.attempt_ttl_s
+        return RelayControl(lambda: backend.relay(name), key, ttl_s=ttl_s, daemon=known_as, fence=at.fence)
 
     return RelayControls(backend.relays, control)
 
@@ -305,17 +357,12 @@ async def _made_again(api: Prefect, events: Events | None) -> None:
         events.follow(pool.id)
 
 
-async def _unless_stopped(stop: asyncio.Event, starting: Coroutine[Any, Any, Pool]) -> Pool | None:
-    try:
-        return await unless(stop, starting, name="start")
-    except Interrupted:
-        return None
-
-
 @asynccontextmanager
-async def _registered(api: Prefect, worker: str) -> AsyncIterator[str]:
-    """Our worker's name. When we go in peace, it goes from Prefect's list too."""
+async def _registered(api: Prefect, worker: str, fence: Fence) -> AsyncIterator[str]:
+    """Our worker's name. When we go in peace, it goes from Prefect's list too; it is also that of who stands by for us."""
     yield worker
+    if not fence.is_open:
+        return
     try:
         async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
             await until(lambda: api.remove_worker(worker), timeout_s=_GOODBYE_TIMEOUT_S)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from flowgroup.edge.fence import Fence
 from flowgroup.edge.lines import hang_up
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import MAX_LINE_BYTES, Attempt, Cancel, Hello, Order, Status, Suspend, ToDriver, encode
@@ -65,13 +66,19 @@ class View:
 
 
 class Line:
-    """A connection to a driver that has said who it is."""
+    """A connection to a driver that has said who it is. Nothing is written to it once the fence is closed."""
 
-    def __init__(self, writer: asyncio.StreamWriter, hello: Hello) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, hello: Hello, fence: Fence) -> None:
         self._writer = writer
+        self._fence = fence
         self.pid = hello.pid
+        self.wrote_at = 0.0
 
     def write(self, frame: ToDriver) -> None:
+        if not self._fence.is_open:
+            self._writer.transport.abort()
+            return
+        self.wrote_at = asyncio.get_running_loop().time()
         self._writer.write(encode(frame))
         if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self._writer.transport.abort()  # it does not read; when it comes back it is told everything again

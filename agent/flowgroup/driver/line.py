@@ -27,6 +27,8 @@ from flowgroup.model.orders import (
 
 _log = log.get()
 _AGAIN_S = 0.5
+_SILENT_S = 10.0
+_SILENT_STATUSES = 3
 
 
 class Line:
@@ -46,8 +48,9 @@ class Line:
 
     async def keep(self, daemon: Endpoint, *, interval_s: float) -> None:
         """
-        Connect, and connect again whenever the connection ends. Never returns; raises Refused when the file with the
-        authorities for TLS cannot be read.
+        Connect, and connect again whenever the connection ends. On another host the daemon answers what we say; one that
+        does not any more is stopped or gone, and another one may stand in for it. Never returns; raises Refused when the
+        file with the authorities for TLS cannot be read.
         """
         away = None
         while True:
@@ -60,17 +63,20 @@ class Line:
                 continue
             away = None
             try:
-                await self._talk(reader, writer, interval_s)
+                await self._talk(reader, writer, interval_s, is_far=daemon.socket is None)
             except (OSError, ValueError, EOFError) as exc:
-                _log.warning("daemon_gone", reason=str(exc))
+                _log.warning("daemon_gone", reason=str(exc) or "it was silent for too long")
             finally:
                 hang_up(writer)
             await asyncio.sleep(_AGAIN_S * random.random())  # noqa: S311
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, interval_s: float) -> None:
+    async def _talk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, interval_s: float, *, is_far: bool
+    ) -> None:
+        silent_s = max(_SILENT_S, _SILENT_STATUSES * interval_s) if is_far else None
         writer.write(encode(self._hello))
         telling = asyncio.create_task(self._tell(writer, interval_s), name="tell")
-        hearing = asyncio.create_task(self._listen(reader), name="hear")
+        hearing = asyncio.create_task(self._listen(reader, silent_s), name="hear")
         try:
             done, _ = await asyncio.wait([telling, hearing], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -92,7 +98,14 @@ class Line:
             except TimeoutError:
                 continue
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            self._hear(read_order(line))
-        raise EOFError("the daemon closed the connection")
+    async def _listen(self, reader: asyncio.StreamReader, silent_s: float | None) -> None:
+        """A daemon that has never answered a status is of a version that does not, and may be silent."""
+        answers = False
+        while True:
+            async with asyncio.timeout(silent_s if answers else None):
+                line = await reader.readline()
+            if not line:
+                raise EOFError("the daemon closed the connection")
+            order = read_order(line)
+            answers = answers or (isinstance(order, Forget) and not order.attempts)
+            self._hear(order)

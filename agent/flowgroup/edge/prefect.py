@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from flowgroup import log
+from flowgroup.edge.fence import Fence
 from flowgroup.edge.pace import Pace
 from flowgroup.edge.pools import Pool, completed
 from flowgroup.edge.remembered import Remembered
@@ -282,12 +283,19 @@ class Prefect(Remembered):
 
 @asynccontextmanager
 async def prefect(
-    settings: PrefectSettings, pool: str, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: PrefectSettings,
+    pool: str,
+    *,
+    fence: Fence | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Prefect]:
-    """The API that the settings name, seen from one pool. Raises Refused when the settings are not usable."""
+    """
+    The API that the settings name, seen from one pool; `fence` is asked before each call. Raises Refused when the settings
+    are not usable.
+    """
     if not pool or "/" in pool or "%" in pool:
         raise Refused(f"{pool!r} is not a name of a work pool (--pool, FLOWGROUP_POOL): it is empty or has / or %")
-    async with connected(settings, transport=transport) as wire:
+    async with connected(settings, fence=fence, transport=transport) as wire:
         yield Prefect(wire, pool)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from flowgroup.edge import forward, tls
+from flowgroup.edge.fence import Fence
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName, RunId
@@ -34,14 +35,23 @@ class OpenAttempt:
 class RelayControl:
     """
     `relay` says where the relay listens now, and on one machine sees to it that one does. `daemon` tells ours apart from other
-    daemons' attempts at the same relay.
+    daemons' attempts at the same relay. `fence` is asked before each call.
     """
 
-    def __init__(self, relay: Callable[[], Awaitable[Endpoint]], key: str, *, ttl_s: float, daemon: str = "") -> None:
+    def __init__(
+        self,
+        relay: Callable[[], Awaitable[Endpoint]],
+        key: str,
+        *,
+        ttl_s: float,
+        daemon: str = "",
+        fence: Fence | None = None,
+    ) -> None:
         self._relay = relay
         self._daemon = daemon
         self._key = key
         self._ttl_s = ttl_s
+        self._fence = fence or Fence()
         self._client: tuple[Endpoint, httpx.AsyncClient] | None = None
         self._lock = asyncio.Lock()
 
@@ -84,7 +94,12 @@ class RelayControl:
             relay = await self._relay()
             if self._client is None or self._client[0] != relay:
                 await self.aclose()
-                made = httpx.AsyncClient(transport=forward.transport(relay), timeout=_TIMEOUT_S, trust_env=False)
+                made = httpx.AsyncClient(
+                    transport=forward.transport(relay),
+                    timeout=_TIMEOUT_S,
+                    trust_env=False,
+                    event_hooks={"request": [self._fence.before]},
+                )
                 self._client = (relay, made)
             return self._client
 

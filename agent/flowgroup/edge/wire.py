@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from flowgroup.edge.credentials import Credentials, Shown
+from flowgroup.edge.fence import Fence
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.metrics import API_REQUESTS, API_SECONDS
 from flowgroup.settings import PrefectSettings
@@ -143,9 +144,9 @@ class _CsrfWanted(Permanent):
 
 @asynccontextmanager
 async def connected(
-    settings: PrefectSettings, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: PrefectSettings, *, fence: Fence | None = None, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncIterator[Wire]:
-    """A wire to the API that the settings name. Raises Refused when they are not usable."""
+    """A wire to the API that the settings name; `fence` is asked before each call. Raises Refused when they are not usable."""
     if not settings.api_url:
         raise Refused("PREFECT_API_URL is not set: where is Prefect's API? (for example http://127.0.0.1:4200/api)")
     try:
@@ -156,6 +157,7 @@ async def connected(
             timeout=settings.api_request_timeout,
             verify=_verified(settings),
             limits=httpx.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S),
+            event_hooks={"request": [(fence or Fence()).before]},
             transport=transport,
         )
     except (httpx.InvalidURL, ValueError) as exc:  # UnicodeEncodeError (a header) is a ValueError

@@ -8,6 +8,12 @@
 # By its name a daemon knows its own runs again, so it is the same in the next pod.
 - name: FLOWGROUP_NAME
   value: {{ list $values.clusterName .root.Release.Namespace (include "flowgroup.fullname" .root) | compact | join "." | quote }}
+{{- if include "flowgroup.standBy" .root }}
+- name: FLOWGROUP_STAND_BY
+  value: "true"
+- name: FLOWGROUP_KUBERNETES_LEASE
+  value: {{ include "flowgroup.daemon" . }}
+{{- end }}
 - name: FLOWGROUP_HEALTH_HOST
   value: 0.0.0.0
 - name: FLOWGROUP_HEALTH_PORT

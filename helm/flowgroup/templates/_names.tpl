@@ -26,6 +26,11 @@
 {{- printf "%s-daemon-%s" (include "flowgroup.fullname" .root) (include "flowgroup.poolSlug" .pool.name) -}}
 {{- end -}}
 
+{{/* Whether daemons stand by for each other: a word, or nothing */}}
+{{- define "flowgroup.standBy" -}}
+{{- if gt (int .Values.daemon.replicas) 1 -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "flowgroup.relay" -}}
 {{- printf "%s-relay" (include "flowgroup.fullname" .) -}}
 {{- end -}}

@@ -173,7 +173,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Where a component's pods go. root, values, component, isSpread */}}
+{{/* Where a component's pods go. root, values, component, isSpread, served (those of one pool alone) */}}
 {{- define "flowgroup.placement" -}}
 {{- with .values.nodeSelector }}
 nodeSelector:
@@ -201,6 +201,9 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels:
         {{- include "flowgroup.selector" . | nindent 8 }}
+        {{- with .served }}
+        flowgroup.dev/served: {{ . }}
+        {{- end }}
 {{- end }}
 {{- end -}}
 

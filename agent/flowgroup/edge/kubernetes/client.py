@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from flowgroup.edge.fence import Fence
 from flowgroup.edge.kubernetes.access import Access
 from flowgroup.errors import Permanent, Transient
 
@@ -57,6 +58,7 @@ SERVICES = Kind("api/v1", "services")
 CONFIG_MAPS = Kind("api/v1", "configmaps")
 DEPLOYMENTS = Kind("apis/apps/v1", "deployments")
 NETWORK_POLICIES = Kind("apis/networking.k8s.io/v1", "networkpolicies")
+LEASES = Kind("apis/coordination.k8s.io/v1", "leases")
 DASK_CLUSTERS = Kind("apis/kubernetes.dask.org/v1", "daskclusters")
 DASK_WORKER_GROUPS = Kind("apis/kubernetes.dask.org/v1", "daskworkergroups")
 
@@ -83,11 +85,16 @@ class Client:
     """
     One namespace of one API. Every call may raise Transient or Permanent; `aclose` ends its connections.
 
-    `transport` takes the place of the network in tests.
+    `fence` is asked before each call; `transport` takes the place of the network in tests.
     """
 
     def __init__(
-        self, access: Access, namespace: str = "", *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        access: Access,
+        namespace: str = "",
+        *,
+        fence: Fence | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.namespace = namespace or access.namespace
         self._access = access
@@ -96,6 +103,7 @@ class Client:
             verify=access.tls,
             timeout=_TIMEOUT_S,
             limits=httpx.Limits(max_connections=20, max_keepalive_connections=5, keepalive_expiry=60.0),
+            event_hooks={"request": [(fence or Fence()).before]},
             transport=transport,
         )
 
@@ -148,6 +156,10 @@ class Client:
     async def merge(self, kind: Kind, name: str, patch: Json) -> None:
         """Change a part of an object (JSON merge patch). Raises NotThere."""
         await self._call("PATCH", kind, name, body=patch, headers={"Content-Type": _MERGE})
+
+    async def replace(self, kind: Kind, name: str, manifest: Json) -> Json:
+        """Put the whole object in the place of its version that the manifest names. Raises Exists when that has changed."""
+        return _object(await self._call("PUT", kind, name, body=manifest))
 
     async def log(self, pod: str, *, container: str, lines: int, previous: bool = False) -> str:
         """The last lines of what a container said; of the one before its restart with `previous`."""
