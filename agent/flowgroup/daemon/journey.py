@@ -28,6 +28,7 @@ from flowgroup.daemon.unless import Interrupted, to_its_end, unless
 from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
+from flowgroup.model.causes import code_of, marked, said
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, new_attempt
 from flowgroup.model.runs import (
     Cancelled,
@@ -131,7 +132,8 @@ class Journeys:
         try:
             return await planned(self.api, due, self.policy)
         except Refused as exc:
-            return Crashed(str(exc))
+            words = str(exc)
+            return Crashed(words if code_of(words) else marked("deployment-refused", words))
 
     async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
         attempt = new_attempt(self.owner, uuid.uuid4())
@@ -199,10 +201,8 @@ class Journeys:
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
             trouble = await self.clusters.why_waiting(plan.spec.name) or trouble
-            raise Transient(
-                f"The run could not be started within {self.cluster_timeout_s:.0f} s "
-                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {trouble.rstrip('.')}."
-            ) from exc
+            facts = {"timeout_s": self.cluster_timeout_s, "said": trouble.rstrip(".")}
+            raise Transient(said("cluster-timeout", **facts)) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
                 await self._give_back(run)
