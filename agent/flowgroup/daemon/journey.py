@@ -201,7 +201,7 @@ class Journeys:
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
             trouble = await self.clusters.why_waiting(plan.spec.name) or trouble
-            facts = {"timeout_s": self.cluster_timeout_s, "said": trouble.rstrip(".")}
+            facts = {"timeout_s": self.cluster_timeout_s, "said": trouble}
             raise Transient(said("cluster-timeout", **facts)) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):

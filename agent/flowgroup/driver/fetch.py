@@ -26,7 +26,7 @@ def fetch(address: str, *, limit_bytes: int, timeout_s: float = _TIMEOUT_S) -> b
         except httpx.HTTPError as exc:
             tries += 1
             if time.monotonic() > deadline:
-                raise Refused(said("storage-away", said=f"{_plain(address)}: {exc}.")) from exc
+                raise Refused(said("storage-away", said=f"{_plain(address)}: {exc}")) from exc
             time.sleep(pause_s(tries, None, base_s=0.5))
 
 

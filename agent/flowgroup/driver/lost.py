@@ -41,7 +41,7 @@ class Lost:
                 return self._killed(one)
             if type(one).__name__ in _CANCELLED and any(reason in str(one) for reason in _LOST):
                 why = self._why(SCHEDULER)
-                return said("worker-lost", said=str(one).partition("\n")[0].rstrip("."), why=why)
+                return said("worker-lost", what=str(one).partition("\n")[0].rstrip("."), why=why)
         return None
 
     def _killed(self, exc: BaseException) -> str:

@@ -42,7 +42,7 @@ async def run(script: str | None, folder: Path, env: dict[str, str]) -> tuple[st
     if code:
         how = f"ended with status {code}" if code > 0 else f"did not end within {_TIMEOUT_S:.0f} s"
         raise StartScriptFailed(
-            f"the start script {how}. Its last lines:\n" + "\n".join(lines[-_TAIL_LINES:]),
+            marked("start-script", f"the start script {how}.") + " Its last lines:\n" + "\n".join(lines[-_TAIL_LINES:]),
             (*lines, f"the start script {how}"),
         )
     return lines

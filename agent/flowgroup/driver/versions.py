@@ -98,7 +98,7 @@ def table(found: Mapping[str, Versions]) -> str | None:
     ]
     more = [f"… and {len(columns) - _SHOWN} more workers"] if len(columns) > _SHOWN else []
     told = "\n".join(line.rstrip() for line in [*lines, *more])
-    return said("versions-differ", table=f"{told}\n")
+    return said("versions-differ", table=told)
 
 
 def _differing(ours: Versions, theirs: Versions) -> list[str]:

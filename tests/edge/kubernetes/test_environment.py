@@ -137,7 +137,7 @@ def test_an_image_of_ones_own_that_lacks_something_is_said_and_so_is_a_start_scr
     assert "the Python package flowgroup is not in it" in messages["bare"]
     assert "there is no python in it" in messages["no python"]
     assert all("install flowgroup[runtime] in it" in messages[name] for name in ("bare", "no python"))
-    assert "the start script ended with status 1. Its last lines:\nfirst" in messages["fails"]
+    assert "the start script ended with status 1. [start-script] Its last lines:\nfirst" in messages["fails"]
     said = [entry["message"] for entry in world.stack.logs(fails) if entry["name"] == "flowgroup.start_script"]
     assert said == ["first", "the start script ended with status 1"]
 

@@ -224,7 +224,8 @@ def _trouble(what: str, namespace: str, answer: httpx.Response) -> Exception:
     if code == httpx.codes.FORBIDDEN:
         return _forbidden(whole, words, namespace)
     if code == httpx.codes.UNPROCESSABLE_ENTITY:
-        return Permanent(f"{whole} (wrong: {', '.join(_fields(status)) or 'unknown'})")
+        fields = ", ".join(_fields(status))
+        return Permanent(f"{whole} (wrong: {fields})" if fields else whole)
     return _NEVER.get(code, Permanent)(_with_remedy(code, whole, what, status))
 
 

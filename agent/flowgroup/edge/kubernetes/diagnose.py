@@ -31,6 +31,7 @@ _OURS = "|".join(name.replace("_", "[_-]") for name in _NEEDED.split())
 _MODULE = re.compile(rf"No module named '?({_OURS})(?![\w-])")
 _PACKAGE = re.compile(rf"No package metadata was found for ({_OURS})(?![\w-])")
 _CRASHES = 3
+_LAST_LINES = " Its last lines:\n"
 _LOST_S = 30.0
 _SAID_CHARS = 1000
 _SIGKILLED = 137
@@ -55,16 +56,16 @@ def ended(pod: Pod, *, now: float) -> str | None:
         return said("pod-deleted", who=pod.role)
     if failed:
         return _terminated(pod, failed)
-    return said("pod-ended", who=pod.role, said=pod.disruption or pod.message or pod.reason or "nobody says why.")
+    return said("pod-ended", who=pod.role, said=pod.disruption or pod.message or pod.reason)
 
 
 def with_last_lines(cause: str, lines: str) -> str:
-    """A cause and what its process said last, unless that is in it. What an image lacks, by these lines, comes first."""
-    if not lines or lines.strip() in cause:
+    """A cause and what its process said last, unless that is in it already. What an image lacks, by these lines, comes first."""
+    if not lines or _LAST_LINES in cause:
         return cause
     lacks = lacking(lines)
     cause = f"{lacks} That is: {cause}" if lacks and lacks not in cause else cause
-    return f"{cause} Its last lines:\n{lines}"
+    return f"{cause}{_LAST_LINES}{lines}"
 
 
 def gone(pod: Pod | None, role: str) -> str:
@@ -122,8 +123,8 @@ def not_pulled(pod: Pod) -> tuple[str, bool] | None:
     for entry in pod.containers:
         if entry.state == "waiting" and entry.reason in _NOT_PULLED:
             code = _code_of_image(entry)
-            words = entry.message.rstrip(".") or "nobody says why"
-            return said(code, who=pod.role, reason=entry.reason, said=words), code in rules.IMAGE_CERTAIN
+            told = said(code, who=pod.role, reason=entry.reason, said=entry.message)
+            return told, code in rules.IMAGE_CERTAIN
     return None
 
 
@@ -142,7 +143,7 @@ def not_configured(pod: Pod) -> str | None:
 
 def refers(pod: Pod, words: str) -> str:
     """What kubelet says of a Secret, a ConfigMap or a key that is not there."""
-    return said(rules.code_for(rules.REFERENCE, words, "container-config"), who=pod.role, said=words.rstrip("."))
+    return said(rules.code_for(rules.REFERENCE, words, "container-config"), who=pod.role, said=words)
 
 
 def of_events(pod: Pod, events: Iterable[tuple[str, str]]) -> tuple[str, bool] | None:
@@ -179,7 +180,7 @@ def _not_started(pod: Pod, entry: Container) -> str | None:
         return None
     if entry.reason in _NOT_STARTED:
         return _how(pod, entry, "", otherwise="not-starting")
-    return said("not-starting", who=pod.role, reason=entry.reason, said=entry.message or "nobody says why.")
+    return said("not-starting", who=pod.role, reason=entry.reason, said=entry.message)
 
 
 def why_waiting(pods: Sequence[Pod], workers: int) -> str | None:
@@ -201,7 +202,7 @@ def _of_whole(pod: Pod) -> str | None:
     words = pod.disruption or pod.message or pod.reason
     if pod.reason == "Evicted":
         code = rules.code_for(rules.EVICTED, pod.message, "evicted")
-        return said(code, who=pod.role, said=pod.message or "nobody says why.", size=_size(pod))
+        return said(code, who=pod.role, said=pod.message, size=_size(pod))
     if any(entry.reason == "ContainerStatusUnknown" for entry in pod.containers):
         return said("node-lost", who=pod.role, said=words or "what became of its container is not known.")
     for reason in (pod.disruption_reason, pod.reason):
@@ -225,9 +226,9 @@ def _how(pod: Pod, entry: Container, where: str, *, otherwise: str) -> str:
         return f"the {pod.role}{where}: {lacks}"
     facts = {"who": pod.role, "where": where}
     if reason in _NOT_STARTED:
-        return said("container-cannot-start", **facts, reason=reason, said=words[:300].rstrip(".") or "nobody says why")
+        return said("container-cannot-start", **facts, reason=reason, said=words[:300])
     if entry.exit_code == START_FAILED:
-        return f"{said('start-script', **facts)} Its last lines:\n{words[-_SAID_CHARS:].strip()}"
+        return f"{said('start-script', **facts)}{_LAST_LINES}{words[-_SAID_CHARS:].strip()}"
     if entry.exit_code == _SIGKILLED and otherwise == "container-exit":
         return said("container-killed", **facts)
     told = f" ({reason})" if reason not in ("", "Error", "Completed") else ""

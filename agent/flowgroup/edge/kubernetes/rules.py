@@ -94,4 +94,4 @@ ON_ITS_WAY = frozenset({"Pulling", "Pulled", "Created", "Started"})
 def refused(what: str, words: str) -> str:
     """Why the API does not take an object of a cluster, or a Deployment its pods."""
     code = code_for(REFUSED, words, "")
-    return said(code, what=what, said=words.rstrip(".")) if code else f"{what}: {words}"
+    return said(code, what=what, said=words) if code else f"{what}: {words}"

@@ -19,9 +19,15 @@ _CODE = re.compile(r"\[([a-z]+(?:-[a-z]+)*)\]")
 
 
 def said(code: str, **facts: object) -> str:
-    """The row in words: cause, remedy and `[code]`. Raises KeyError for a code or a fact that is missing."""
+    """
+    The row in words: cause, remedy and `[code]`. The fact `said`, somebody else's words, is made a sentence.
+
+    Raises KeyError for a code or a fact that is missing.
+    """
     row = _BY_CODE[code]
-    return f"{row.words.format(**facts)} {row.remedy.format(**facts)} [{code}]"
+    facts |= {"said": _sentence(str(facts["said"]))} if "said" in facts else {}
+    words, remedy = row.words.format(**facts), row.remedy.format(**facts)
+    return f"{words}{'' if words.endswith(chr(10)) else ' '}{remedy} [{code}]"
 
 
 def marked(code: str, text: str) -> str:
@@ -32,6 +38,11 @@ def marked(code: str, text: str) -> str:
 def code_of(text: str) -> str | None:
     """The first cause that a text names; None if it names none."""
     return next((found for found in _CODE.findall(text) if found in _BY_CODE), None)
+
+
+def _sentence(words: str) -> str:
+    words = words.strip() or "nobody says why"
+    return words if words.endswith((".", "?", "!", "]")) else f"{words}."
 
 
 def tail(output: str, *, lines: int, chars: int) -> str:

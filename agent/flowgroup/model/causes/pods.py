@@ -3,7 +3,7 @@
 from flowgroup.model.causes.row import Cause
 
 _ANYWAY = "An attempt on another node may end well: start the run again."
-_IMAGE = "the image of the {who} cannot be pulled ({reason}): {said}."
+_IMAGE = "the image of the {who} cannot be pulled ({reason}): {said}"
 _UNSCHEDULABLE = "the {who}'s pod cannot be scheduled: {said}"
 _RESOURCE = "A node that fits may still come; else choose a smaller {size}, or add nodes."
 
@@ -147,7 +147,7 @@ IMAGES = (
     Cause(
         "image-lacks",
         "The container's last words: a program, or a package that flowgroup needs, was not found",
-        "The image cannot be used: {said}.",
+        "The image cannot be used: {said}",
         "An image of your own needs Python and flowgroup[runtime], and bash for a start script: build it FROM "
         "flowgroup's runtime "
         "image, or install flowgroup[runtime] in it.",
@@ -158,37 +158,37 @@ STARTING = (
     Cause(
         "missing-secret",
         "Kubernetes: CreateContainerConfigError, or FailedMount among its events, with `secret … not found`",
-        "the {who}'s pod refers to what is not there: {said}.",
+        "the {who}'s pod refers to what is not there: {said}",
         "Make that Secret in the namespace of clusters, or correct the deployment's job variables.",
     ),
     Cause(
         "missing-configmap",
         "Kubernetes: CreateContainerConfigError, or FailedMount among its events, with `configmap … not found`",
-        "the {who}'s pod refers to what is not there: {said}.",
+        "the {who}'s pod refers to what is not there: {said}",
         "Make that ConfigMap in the namespace of clusters, or correct the deployment's job variables.",
     ),
     Cause(
         "missing-key",
         "Kubernetes: the Secret or ConfigMap is there, and lacks the key that is asked for",
-        "the {who}'s pod refers to what is not there: {said}.",
+        "the {who}'s pod refers to what is not there: {said}",
         "Put that key into the Secret or ConfigMap, or correct the deployment's job variables.",
     ),
     Cause(
         "missing-service-account",
         "Kubernetes: the API refused the pod because its service account is not there",
-        "the pod cannot be made: {said}.",
+        "the pod cannot be made: {said}",
         "Make that service account in the namespace of clusters, or correct service_account.",
     ),
     Cause(
         "container-config",
         "Kubernetes: CreateContainerConfigError for another reason, such as an image that wants to run as root",
-        "the {who}'s pod cannot be started as it is: {said}.",
+        "the {who}'s pod cannot be started as it is: {said}",
         "Correct the image or the deployment's job variables.",
     ),
     Cause(
         "container-cannot-start",
         "Kubernetes: StartError, RunContainerError, CreateContainerError or ContainerCannotRun",
-        "the {who}{where}: its command cannot be started ({reason}): {said}.",
+        "the {who}{where}: its command cannot be started ({reason}): {said}",
         "The image must have Python and flowgroup[runtime], for this processor, and let user 10001 run it.",
     ),
     Cause(
@@ -285,39 +285,39 @@ REFUSED = (
     Cause(
         "quota",
         "Kubernetes: the API refused an object with `exceeded quota`, at once or as a Deployment's ReplicaFailure",
-        "{what}: {said}.",
+        "{what}: {said}",
         "The namespace's ResourceQuota is used up: raise it, or wait for other pods to end.",
     ),
     Cause(
         "quota-wants-sizes",
         "Kubernetes: the API refused a pod with `must specify limits…`, for a ResourceQuota wants to know",
-        "{what}: {said}.",
+        "{what}: {said}",
         "The namespace's ResourceQuota takes only pods that say how much they need: choose sizes that say cpu "
         "and memory.",
     ),
     Cause(
         "limit-range",
         "Kubernetes: the API refused a pod by the namespace's LimitRange",
-        "{what}: {said}.",
+        "{what}: {said}",
         "The namespace's LimitRange does not allow that size: choose another one.",
     ),
     Cause(
         "pod-security",
         "Kubernetes: the API refused a pod with `violates PodSecurity`",
-        "{what}: {said}.",
+        "{what}: {said}",
         "The namespace enforces Pod Security: leave out what it does not allow, such as a volume of the host.",
     ),
     Cause(
         "webhook-denied",
         "Kubernetes: `admission webhook … denied the request`, or a ValidatingAdmissionPolicy did",
-        "{what}: {said}.",
+        "{what}: {said}",
         "A rule of this cluster does not allow it, and its words say why: change the deployment, or ask for the "
         "rule to be changed.",
     ),
     Cause(
         "webhook-away",
         "Kubernetes: `failed calling webhook`: an admission webhook does not answer",
-        "{what}: {said}.",
+        "{what}: {said}",
         "That webhook is somebody else's, and Kubernetes takes nothing without it: is it running? It is tried again.",
     ),
     Cause(

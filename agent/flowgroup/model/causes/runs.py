@@ -44,7 +44,7 @@ TIME = (
     Cause(
         "cluster-timeout",
         "The daemon: a claimed run's cluster was not ready within FLOWGROUP_CLUSTER_TIMEOUT_S",
-        "The run could not be started within {timeout_s:.0f} s (FLOWGROUP_CLUSTER_TIMEOUT_S): {said}.",
+        "The run could not be started within {timeout_s:.0f} s (FLOWGROUP_CLUSTER_TIMEOUT_S): {said}",
         "It is tried again; where nodes take longer to come, raise FLOWGROUP_CLUSTER_TIMEOUT_S.",
     ),
     Cause(
@@ -73,13 +73,13 @@ DASK = (
     Cause(
         "worker-lost",
         "Dask: a result's future was cancelled because its worker, or the scheduler, has gone",
-        "What the workers held is lost ({said}){why}.",
+        "What the workers held is lost ({what}){why}.",
         "Start the run again; tasks with persisted results are not computed anew.",
     ),
     Cause(
         "versions-differ",
         "The driver compared its versions with the scheduler's and the workers'",
-        "The driver and the Dask cluster have different versions of what they exchange:\n{table}",
+        "The driver and the Dask cluster have different versions of what they exchange:\n{table}\n",
         "Use one image for all of them, or install the same versions.",
     ),
 )
@@ -107,13 +107,13 @@ CODE = (
     Cause(
         "code-not-loaded",
         "The run's process: importing or unpickling the flow's code raised",
-        "The flow's code could not be loaded: {said}.",
+        "The flow's code could not be loaded: {said}",
         "{help}",
     ),
     Cause(
         "flow-not-run",
         "The run's process: Prefect's engine raised before it could tell how the run ended",
-        "The flow could not run: {said}.",
+        "The flow could not run: {said}",
         "{help}",
     ),
 )
