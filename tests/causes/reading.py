@@ -23,7 +23,7 @@ NOW = 1795579540.0  # 2026-11-25 04:05:40 UTC
 
 
 def told(source: str, given: Any, code: str) -> str:
-    """What is said of `given`; `source` says which of our readers gets it. `code` is for causes that nobody has to recognise."""
+    """What is said of `given`; `source` says which reader gets it. `code` is for causes that nobody has to recognise."""
     if source == "said":
         return said(code, **given)
     found = _READERS[source](given)

@@ -12,8 +12,10 @@ from flowgroup.model.causes.row import Cause
 _HEAD = """\
 # When a run does not end well
 
-The message of a flow run's state names the cause and the remedy, and has a code in brackets, such as `[oom-container]`. This table has all codes;
-`flowgroup_runs_undone_total{cause="…"}` counts them. Where a message has two codes the first one is the cause, and the second what came of it.
+The message of a flow run's state names the cause and the remedy, and has a code in brackets, such as `[oom-container]`.
+This table has all codes; `flowgroup_runs_undone_total{cause="…"}` counts them. Where a message has two codes the first one is
+the cause, and the second what came of it.
+
 A run that only waits says why as well: in the message of its Pending state, and once it runs in its log.
 
 This page is made of the rows in `agent/flowgroup/model/causes/` by `python -m flowgroup.dev.troubleshooting`.

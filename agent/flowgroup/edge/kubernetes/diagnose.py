@@ -60,7 +60,7 @@ def ended(pod: Pod, *, now: float) -> str | None:
 
 
 def with_last_lines(cause: str, lines: str) -> str:
-    """A cause and what its process said last, unless that is in it already. What an image lacks, by these lines, comes first."""
+    """A cause and what its process said last, unless that is in it already. What an image lacks comes first."""
     if not lines or _LAST_LINES in cause:
         return cause
     lacks = lacking(lines)
