@@ -180,7 +180,7 @@ class Journeys:
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: Asked) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
-        trouble = f"cluster {plan.spec.name} was not ready; its logs say why"
+        trouble: str | None = None
 
         async def once() -> SentRun:
             nonlocal trouble
@@ -194,15 +194,15 @@ class Journeys:
 
         try:
             async with (
-                said_meanwhile(self.api, self.clusters, run, plan.spec.name),
+                said_meanwhile(self.api, self.clusters, run, plan.spec.name, lambda: trouble),
                 asyncio.timeout(self.cluster_timeout_s),
             ):
                 sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
-            trouble = await self.clusters.why_waiting(plan.spec.name) or trouble
-            facts = {"timeout_s": self.cluster_timeout_s, "said": trouble}
-            raise Transient(said("cluster-timeout", **facts)) from exc
+            unknown = f"cluster {plan.spec.name} was not ready; its logs say why"
+            words = await self.clusters.why_waiting(plan.spec.name) or trouble or unknown
+            raise Transient(said("cluster-timeout", timeout_s=self.cluster_timeout_s, said=words)) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
                 await self._give_back(run)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flowgroup.model.causes import code_of
 from tests.edge.kubernetes import real
 from tests.edge.kubernetes.test_whole import World, found, world
 
@@ -104,7 +105,8 @@ def test_what_is_not_there_is_said_by_name_in_time(world: World, lab: str) -> No
     assert 'secret "lost-secret" not found' in messages["secret"]
     assert "key two in Secret" in messages["key"]
     assert 'secret "lost-volume" not found' in messages["volume"]
-    assert all("Make it in the namespace of clusters" in message for message in messages.values())
+    codes = {name: code_of(message) for name, message in messages.items()}
+    assert codes == {"secret": "missing-secret", "key": "missing-key", "volume": "missing-secret"}
 
 
 def test_what_may_not_be_is_refused_by_name(world: World, lab: str) -> None:
