@@ -86,6 +86,31 @@ def test_limit_and_peak_are_said_where_there_are_any(tmp_path: Path) -> None:
     assert kernel.cgroup.peak() == " (at most 1.00 GiB were in use)"
 
 
+@pytest.mark.parametrize("is_in_container", [False, True])
+def test_under_cgroup_v1_its_own_files_say_it(tmp_path: Path, is_in_container: bool) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text("5:memory:/kubepods/a1\n1:name=systemd:/\n0::/\n")
+    folder = tmp_path / "memory" if is_in_container else tmp_path / "memory" / "kubepods" / "a1"
+    folder.mkdir(parents=True)
+
+    def say(most: int, killed: int) -> None:
+        (folder / "memory.oom_control").write_text(f"oom_kill_disable 0\nunder_oom 0\noom_kill {killed}\n")
+        (folder / "memory.max_usage_in_bytes").write_text(f"{most}\n")
+
+    (folder / "memory.limit_in_bytes").write_text(f"{1 << 30}\n")
+    say(1 << 20, 0)
+    cgroup = Cgroup.of(7, root=tmp_path, proc=tmp_path)
+    assert cgroup.limit() == " (limit 1.00 GiB)"
+    before = cgroup.counters()
+    assert cgroup.code_since(before) is None
+    say(1 << 20, 1)
+    assert cgroup.code_since(before) == "oom-node"
+    say(1 << 30, 1)
+    assert cgroup.code_since(before) == "oom-child"
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert cgroup.limit() == ""
+
+
 def test_what_the_kernel_does_not_show_is_nothing(tmp_path: Path) -> None:
     cgroup = Cgroup.of(8, root=tmp_path, proc=tmp_path)
     assert cgroup.counters() == Counters()

@@ -1,7 +1,7 @@
 """
-What the kernel says of processes that it ended for lack of memory: the counters of a cgroup (v2) and of the machine.
+What the kernel says of processes that it ended for lack of memory: the counters of a cgroup (v2, or v1) and of the machine.
 
-Where there is no cgroup v2 to be seen only the machine's counter is there, and what it counts may be another's end.
+Where there is no cgroup to be seen only the machine's counter is there, and what it counts may be another's end.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
+_NO_LIMIT = 1 << 60  # what v1 says of a cgroup without one is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,10 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """`folder` is the cgroup's, None where there is none with counters."""
+    """`folder` is the cgroup's, None where there is none with counters. `is_v1`: they are in v1's files."""
 
     folder: Path | None
+    is_v1: bool = False
     root: Path = _ROOT
     proc: Path = _PROC
 
@@ -36,22 +38,33 @@ class Cgroup:
     def of(cls, pid: int | str = "self", *, root: Path = _ROOT, proc: Path = _PROC) -> "Cgroup":
         """The cgroup that a process is in now."""
         try:
-            lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+            lines = [line.split(":", 2) for line in (proc / str(pid) / "cgroup").read_text().splitlines()]
         except OSError:
             lines = []
-        named = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-        folder = root / named if named is not None else None
-        return cls(folder if folder and (folder / "memory.events").is_file() else None, root, proc)
+        named = {controllers: path.lstrip("/") for _, controllers, path in lines}
+        unified = root / named.get("", "")
+        if "" in named and (unified / "memory.events").is_file():
+            return cls(unified, False, root, proc)
+        # In a container of v1 the path is the host's, and the container's own cgroup is mounted at the root.
+        for folder in (root / "memory" / named.get("memory", ""), root / "memory"):
+            if "memory" in named and (folder / "memory.oom_control").is_file():
+                return cls(folder, True, root, proc)
+        return cls(None, False, root, proc)
 
     def counters(self) -> Counters:
-        events = _counts(self.folder / "memory.events") if self.folder else {}
-        above = [self.folder, *self.folder.parents] if self.folder else []
-        own = [_counts(one / "memory.events.local") for one in above if one.is_relative_to(self.root)]
+        machine = _counts(self.proc / "vmstat").get("oom_kill", 0)
+        if self.folder is None:
+            return Counters(machine=machine)
+        if self.is_v1:  # new kernels do not count how often a limit was reached there
+            killed = _counts(self.folder / "memory.oom_control").get("oom_kill", 0)
+            return Counters(killed if self._has_reached() else 0, killed, 0, machine)
+        above = [one for one in (self.folder, *self.folder.parents) if one.is_relative_to(self.root)]
+        own = [_counts(one / "memory.events.local") for one in above]
         return Counters(
             reached=sum(counts.get("oom", 0) for counts in own),
-            killed=events.get("oom_kill", 0),
-            groups=events.get("oom_group_kill", 0),
-            machine=_counts(self.proc / "vmstat").get("oom_kill", 0),
+            killed=_counts(self.folder / "memory.events").get("oom_kill", 0),
+            groups=sum(counts.get("oom_group_kill", 0) for counts in own),
+            machine=machine,
         )
 
     def code_since(self, before: Counters) -> str | None:
@@ -65,11 +78,20 @@ class Cgroup:
 
     def limit(self) -> str:
         """` (limit 2.00 GiB)`, or "" where there is none."""
-        return _amount(self.folder, "memory.max", " (limit {:.2f} GiB)")
+        return self._amount("memory.max", "memory.limit_in_bytes", " (limit {:.2f} GiB)")
 
     def peak(self) -> str:
         """` (at most 2.00 GiB were in use)`, or "" where the kernel does not say."""
-        return _amount(self.folder, "memory.peak", " (at most {:.2f} GiB were in use)")
+        return self._amount("memory.peak", "memory.max_usage_in_bytes", " (at most {:.2f} GiB were in use)")
+
+    def _has_reached(self) -> bool:
+        assert self.folder
+        most, limit = (_number(self.folder / f"memory.{name}") for name in ("max_usage_in_bytes", "limit_in_bytes"))
+        return most is not None and limit is not None and most >= limit
+
+    def _amount(self, name: str, name_v1: str, words: str) -> str:
+        amount = _number(self.folder / (name_v1 if self.is_v1 else name)) if self.folder else None
+        return words.format(amount / 2**30) if amount and amount < _NO_LIMIT else ""
 
 
 class Kills:
@@ -100,8 +122,8 @@ def _counts(file: Path) -> dict[str, int]:
         return {}
 
 
-def _amount(folder: Path | None, name: str, words: str) -> str:
+def _number(file: Path) -> int | None:
     try:
-        return words.format(int((folder / name).read_text()) / 2**30) if folder else ""
+        return int(file.read_text())
     except (OSError, ValueError):  # `max`
-        return ""
+        return None

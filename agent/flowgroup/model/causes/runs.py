@@ -5,7 +5,8 @@ from flowgroup.model.causes.row import Cause
 MEMORY = (
     Cause(
         "oom-child",
-        "The driver: a run's process ended by SIGKILL, and `oom` and `oom_kill` in its cgroup's memory.events rose",
+        "The driver: a run's process ended by SIGKILL, and `oom` and `oom_kill` in its cgroup's memory.events rose "
+        "(v1: memory.oom_control)",
         "The {who} was ended by SIGKILL: the memory limit that it shares with its driver{limit} was used up{peak}, and the "
         "kernel chose it.",
         "Give the driver more by a larger driver_size (its unit's MemoryMax on one machine), let fewer runs share it "
