@@ -71,7 +71,7 @@ class Kubernetes:
     python: str | None = None
     _refused_since: dict[str, float] = field(default_factory=dict)
     _last_words: dict[str, str] = field(default_factory=dict)
-    _disrupted: dict[ClusterName, Pod] = field(default_factory=dict)
+    _drivers: dict[ClusterName, tuple[str, Pod]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         network.check(self.ground)
@@ -211,7 +211,7 @@ class Kubernetes:
     def _changed(self, name: ClusterName) -> None:
         self._levels.drop()
         self._crew.drop(name)
-        self._disrupted.pop(name, None)
+        self._drivers.pop(name, None)
 
     # Kept
 
@@ -273,10 +273,10 @@ class Kubernetes:
         if owner.is_leaving:
             return said("cluster-deleted", name=name, namespace=self.ground.namespace, how="being deleted")
         if driver is None:
-            is_being_made = level.at - owner.made_at < _BEING_MADE_S
-            return None if is_being_made else diagnose.gone(self._disrupted.get(name), DRIVER)
-        if driver.disruption:  # evicted or preempted: soon it is not there to be asked
-            self._disrupted[name] = driver
+            uid, last = self._drivers.get(name, ("", None))
+            is_being_made = uid != owner.uid and level.at - owner.made_at < _BEING_MADE_S
+            return None if is_being_made else diagnose.gone(last if uid == owner.uid else None, DRIVER)
+        self._drivers[name] = owner.uid, driver  # one that is evicted is soon not there to be asked why
         if end := diagnose.ended(driver, now=level.at):
             return await self._with_last_lines(end, driver)
         pods = [pod for pod in (driver, level.pods.get((name, SCHEDULER))) if pod]
