@@ -46,7 +46,7 @@ def _events(given: Any) -> str:
 
 
 def _losses(items: Any) -> str:
-    (why,) = diagnose.losses(map(seen.pod, items)).values()
+    (why,) = diagnose.losses(map(seen.pod, items), now=NOW).values()
     return why
 
 
@@ -85,7 +85,7 @@ def _write(root: Path, files: dict[str, str]) -> None:
 
 def _dask(given: Any) -> str:
     """The answer of the daemon comes into the file, as it would from the desk."""
-    why = diagnose.losses(map(seen.pod, given["losses"]))
+    why = diagnose.losses(map(seen.pod, given["losses"]), now=NOW)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "losses.json"
         lost = Lost(lambda: file.write_text(json.dumps(why)), file, patience_s=0.3)

@@ -14,7 +14,7 @@ from pathlib import Path
 from flowgroup.driver.losses import SCHEDULER
 from flowgroup.model.causes import said
 
-_PATIENCE_S = 8.0
+_PATIENCE_S = 5.0
 _ANSWER_S = 2.0
 _LOOK_S = 0.05
 _ASKED_ANEW_S = 30.0

@@ -61,6 +61,8 @@ async def test_losses_are_the_ends_of_workers_and_of_the_scheduler_by_the_names_
     entry = {"name": "worker", "state": {"running": {}}, "lastState": oom, "restartCount": 1}
     put_worker(api, "fine", {"name": "worker", "state": {"running": {}}, "restartCount": 0})
     put_worker(api, "w-pod", entry)
+    old = {"terminated": {**oom["terminated"], "finishedAt": "2026-11-25T03:00:00Z"}}
+    put_worker(api, "well-again", {**entry, "lastState": old})
     api.objects["pods", "w-pod"]["spec"] = {
         "containers": [
             {

@@ -252,7 +252,8 @@ class Kubernetes:
     async def losses(self, name: ClusterName) -> dict[str, str]:
         """Why the scheduler and workers ended that did lately, by the names that Dask knows them by."""
         found = await self.client.listed(PODS, self._of(name))
-        return diagnose.losses(pod for pod in map(seen.pod, found.items) if pod.role != DRIVER)
+        pods = [pod for pod in map(seen.pod, found.items) if pod.role != DRIVER]
+        return diagnose.losses(pods, now=found.at)
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         """Which image it is, and where one name has become several."""

@@ -33,6 +33,7 @@ _PACKAGE = re.compile(rf"No package metadata was found for ({_OURS})(?![\w-])")
 _CRASHES = 3
 _LAST_LINES = " Its last lines:\n"
 _LOST_S = 30.0
+_LATELY_S = 900.0
 _SAID_CHARS = 1000
 _SIGKILLED = 137
 _ASKED_TO_END = (0, 143)  # what a process ends with that gets SIGTERM
@@ -73,14 +74,18 @@ def gone(pod: Pod | None, role: str) -> str:
     return (_of_whole(pod) if pod else None) or said("pod-deleted", who=role)
 
 
-def losses(pods: Iterable[Pod]) -> dict[str, str]:
-    """Of the schedulers and workers whose container has ended, or whose pod goes: how, by the name that Dask knows them by."""
+def losses(pods: Iterable[Pod], *, now: float) -> dict[str, str]:
+    """Of schedulers and workers whose container ended lately, or whose pod goes: how, by the name that Dask knows them by."""
     found = {}
     for pod in pods:
-        last = next((entry for entry in pod.containers if entry.exit_code is not None), None)
+        last = next((entry for entry in pod.containers if _ended_lately(entry, now)), None)
         if told := _of_whole(pod) or (_terminated(pod, last) if last else None):
             found[pod.dask_name or pod.role] = told
     return found
+
+
+def _ended_lately(entry: Container, now: float) -> bool:
+    return entry.exit_code is not None and (entry.ended_at is None or now - entry.ended_at < _LATELY_S)
 
 
 def crashes(pod: Pod) -> Container | None:

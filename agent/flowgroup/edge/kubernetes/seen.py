@@ -14,8 +14,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Container:
     """
-    `state` is waiting, running, terminated or "". `exit_code`, `ended` and `last_words` are of this state, else of the one
-    before. `memory_limit` as Kubernetes writes it, "" without one.
+    `state` is waiting, running, terminated or "". `exit_code`, `ended`, `ended_at` and `last_words` are of this state, else of
+    the one before. `memory_limit` as Kubernetes writes it, "" without one.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Container:
     last_words: str = ""
     restarts: int = 0
     memory_limit: str = ""
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ def _container(entry: Json, limits: Mapping[str, str]) -> Container:
         last_words=str(ended.get("message") or ""),
         restarts=int(entry.get("restartCount") or 0),
         memory_limit=limits.get(str(entry.get("name")), ""),
+        ended_at=_seconds(ended.get("finishedAt")),
     )
 
 
