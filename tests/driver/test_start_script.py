@@ -21,7 +21,9 @@ async def test_what_it_says_is_given_and_nothing_where_there_is_none(tmp_path: P
 
 
 async def test_a_failure_has_all_lines_beside_the_last_ones(tmp_path: Path) -> None:
-    with pytest.raises(StartScriptFailed, match=r"ended with status 3\. Its last lines:\n6\n") as failed:
+    with pytest.raises(
+        StartScriptFailed, match=r"ended with status 3\. \[start-script\] Its last lines:\n6\n"
+    ) as failed:
         await start_script.run("seq 20; exit 3; echo never", tmp_path, ENV)
     assert failed.value.lines == (*map(str, range(1, 21)), "the start script ended with status 3")
 

@@ -170,6 +170,7 @@ class FakeBackend:
     renew_every_s: float | None = None
     renewed: list[list[ClusterName]] = field(default_factory=list)
     told: tuple[Remark, ...] = ()
+    lost: dict[str, str] = field(default_factory=dict)
     relay_socket: Path = Path("/nonexistent")
     fail: dict[str, FlowgroupError] = field(default_factory=dict)
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
@@ -243,6 +244,10 @@ class FakeBackend:
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
+
+    async def losses(self, name: ClusterName) -> dict[str, str]:
+        await self._step("losses")
+        return self.lost
 
     async def renew(self, names: Sequence[ClusterName]) -> None:
         await self._step("renew")

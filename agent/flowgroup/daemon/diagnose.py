@@ -2,11 +2,13 @@
 
 import signal
 
+from flowgroup.model.causes import said, tail
 from flowgroup.model.orders import Exit
 from flowgroup.model.runs import Cancelled, Crashed, Outcome, Reported
 
 _TAIL_LINES = 20
 _TAIL_CHARS = 2000
+_LINES_MAY_SAY = "The last lines of its output may say why."
 
 _SIGNALS = {
     signal.SIGKILL: (
@@ -41,18 +43,17 @@ def outcome_of(exit_: Exit, *, cancelled: bool) -> Outcome:
         return Reported()
     if cancelled:
         return Cancelled("Cancelled: the run did not end by itself in time, so its process was ended.")
-    return Crashed(f"{_what(exit_)}{_where(exit_)}{_tail(exit_.tail)}")
+    return Crashed(f"{_what(exit_)}{_where(exit_)}{tail(exit_.tail, lines=_TAIL_LINES, chars=_TAIL_CHARS)}")
 
 
 def _what(exit_: Exit) -> str:
     if exit_.cause:
         return exit_.cause
     if exit_.signal is not None:
-        return f"The run's process was ended by {_signal_name(exit_.signal)}. {_signal_means(exit_.signal)}"
+        return said("child-signal", signal=_signal_name(exit_.signal), means=_signal_means(exit_.signal))
     if exit_.code is None:
-        return "The run's process is gone, and nothing is known of how it ended."
-    means = _CODES.get(exit_.code, "The last lines of its output may say why.")
-    return f"The run's process ended with exit code {exit_.code}. {means}"
+        return said("child-gone")
+    return said("child-exit", status=exit_.code, means=_CODES.get(exit_.code, _LINES_MAY_SAY))
 
 
 def _where(exit_: Exit) -> str:
@@ -69,12 +70,5 @@ def _signal_name(number: int) -> str:
 def _signal_means(number: int) -> str:
     return next(
         (means for known, means in _SIGNALS.items() if known == number),
-        "The last lines of its output may say why.",
+        _LINES_MAY_SAY,
     )
-
-
-def _tail(output: str) -> str:
-    lines = output.rstrip().splitlines()[-_TAIL_LINES:]
-    if not any(line.strip() for line in lines):
-        return ""
-    return "\nThe last lines of its output:\n" + "\n".join(lines)[-_TAIL_CHARS:]

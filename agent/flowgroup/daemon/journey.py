@@ -28,6 +28,7 @@ from flowgroup.daemon.unless import Interrupted, to_its_end, unless
 from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
+from flowgroup.model.causes import code_of, marked, said
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, new_attempt
 from flowgroup.model.runs import (
     Cancelled,
@@ -131,7 +132,8 @@ class Journeys:
         try:
             return await planned(self.api, due, self.policy)
         except Refused as exc:
-            return Crashed(str(exc))
+            words = str(exc)
+            return Crashed(words if code_of(words) else marked("deployment-refused", words))
 
     async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
         attempt = new_attempt(self.owner, uuid.uuid4())
@@ -178,7 +180,7 @@ class Journeys:
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: Asked) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
-        trouble = f"cluster {plan.spec.name} was not ready; its logs say why"
+        trouble: str | None = None
 
         async def once() -> SentRun:
             nonlocal trouble
@@ -192,17 +194,15 @@ class Journeys:
 
         try:
             async with (
-                said_meanwhile(self.api, self.clusters, run, plan.spec.name),
+                said_meanwhile(self.api, self.clusters, run, plan.spec.name, lambda: trouble),
                 asyncio.timeout(self.cluster_timeout_s),
             ):
                 sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
-            trouble = await self.clusters.why_waiting(plan.spec.name) or trouble
-            raise Transient(
-                f"The run could not be started within {self.cluster_timeout_s:.0f} s "
-                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {trouble.rstrip('.')}."
-            ) from exc
+            unknown = f"cluster {plan.spec.name} was not ready; its logs say why"
+            words = await self.clusters.why_waiting(plan.spec.name) or trouble or unknown
+            raise Transient(said("cluster-timeout", timeout_s=self.cluster_timeout_s, said=words)) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):
                 await self._give_back(run)

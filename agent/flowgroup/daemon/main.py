@@ -19,6 +19,7 @@ import httpx
 
 from flowgroup import log, signing
 from flowgroup.daemon import clusters as clusters_room
+from flowgroup.daemon import losses as losses_room
 from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
@@ -30,6 +31,7 @@ from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
 from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
+from flowgroup.daemon.losses import Answers
 from flowgroup.daemon.owner import folder_of, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
@@ -67,7 +69,7 @@ _ADOPT_TIMEOUT_S = 300.0
 _SAID_AGAIN_S = 30.0
 
 
-class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
+class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, Protocol):
     """What makes clusters, and keeps relays alive. `relay_key` is what the daemon shows to a relay."""
 
     @property
@@ -198,6 +200,7 @@ class _Parts:
     journeys: Journeys
     events: Events | None
     scale: Scale
+    answers: Answers
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -236,7 +239,8 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale)
+    answers = Answers(backend, clusters, drivers)
+    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, answers)
     api.trust(parts.is_streamed)
     return parts
 
@@ -299,6 +303,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
+        "losses": parts.answers.run(health.loop("losses", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),
         "heartbeat": beat(
             api,

@@ -14,6 +14,7 @@ from flowgroup import signing
 from flowgroup.errors import Refused
 from flowgroup.model import references
 from flowgroup.model.bundle import Statement
+from flowgroup.model.causes import marked
 from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
@@ -77,7 +78,10 @@ def place(
     spec = through(sealed(spec, with_blocks, policy.key), policy.relays)
     if variables.bundle is not None:
         as_said = variables.model_copy(update={"env": values["env"]})  # what it stands for nobody could sign
-        _check_papers(as_said, deployment, policy, _is_signed(spec, env_of_run))
+        try:
+            _check_papers(as_said, deployment, policy, _is_signed(spec, env_of_run))
+        except Refused as exc:
+            raise Refused(marked("bundle-refused", str(exc))) from exc
     else:
         _may_be_unsigned(deployment, template, policy)
     idle_s = policy.idle_timeout_s if variables.idle_timeout_s is None else variables.idle_timeout_s

@@ -16,6 +16,7 @@ from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.wake import Wake
 from flowgroup.edge.relay_control import OpenAttempt
 from flowgroup.errors import FlowgroupError
+from flowgroup.model.causes import marked
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by
 from flowgroup.model.orders import Attempt
 from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Outcome, SentRun
@@ -187,7 +188,5 @@ def verdict(run: SeenRun) -> Outcome:
         return Cancelled("Cancelled; nothing was running it any more.")
     if run.state.type == "PENDING":
         return GivenBack("The agent was restarted before the run started.")
-    return Crashed(
-        "The run's process is gone: its cluster or this machine was restarted, or the cluster was deleted. "
-        "Start the run again."
-    )
+    gone = "The run's process is gone: its cluster or this machine was restarted, or the cluster was deleted. "
+    return Crashed(marked("child-gone", gone + "Start the run again."))

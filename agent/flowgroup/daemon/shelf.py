@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from flowgroup.edge.cached import Cached
 from flowgroup.errors import Refused
 from flowgroup.model.bundle import BundleRef, Statement
+from flowgroup.model.causes import marked
 
 _PRESIGNED_S = 3600.0
 _BELIEVED_S = 300.0
@@ -36,10 +37,10 @@ class Shelf:
         address, expected = sought
         size = await self._store.head(address)
         if size is None:
-            raise Refused(f"the bundle {address} is not there: was it deleted? Deploy the flow again.")
+            gone = f"the bundle {address} is not there: was it deleted? Deploy the flow again."
+            raise Refused(marked("bundle-refused", gone))
         if size != expected:
-            raise Refused(
-                f"the bundle {address} has {size} bytes, and its statement says {expected}: the upload was cut off, "
-                "or somebody changed it. Deploy the flow again."
-            )
+            other = f"the bundle {address} has {size} bytes, and its statement says {expected}"
+            whose = "the upload was cut off, or somebody changed it. Deploy the flow again."
+            raise Refused(marked("bundle-refused", f"{other}: {whose}"))
         return True

@@ -13,8 +13,10 @@ from flowgroup import log
 from flowgroup.edge.prefect import Standing
 from flowgroup.edge.wire import Unauthorized
 from flowgroup.errors import Permanent, Transient
+from flowgroup.metrics import RUNS_UNDONE
+from flowgroup.model.causes import code_of
 from flowgroup.model.ids import AttemptId, RunId
-from flowgroup.model.runs import Cancelled, Crashed, Outcome, Reported
+from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome, Reported
 from flowgroup.model.states import Saying, SeenRun, to_say
 from flowgroup.retry import pause_s
 
@@ -37,6 +39,8 @@ class Teller:
         """Say it until the API has it. A call that can never succeed is logged; the reconcile looks again."""
         if isinstance(outcome, Reported):
             return
+        if isinstance(outcome, Crashed | GivenBack):
+            RUNS_UNDONE.labels(code_of(outcome.reason) or "other").inc()
         tries = 0
         while True:
             try:

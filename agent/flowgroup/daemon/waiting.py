@@ -6,7 +6,7 @@ and keeps its concurrency slot.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import cycle
 from typing import Protocol
@@ -16,10 +16,13 @@ from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.runs import ClaimedRun
 
-_FIRST_S = 10.0
+_FIRST_S = 8.0  # with the time of a look it is said in ten
 _EVERY_S = 10.0
 _GOODBYE_S = 3.0
 _NAMES = ("InfrastructurePending", "WaitingForInfrastructure")  # in turn: Prefect takes no state over one of its name
+
+
+Why = Callable[[], Awaitable[str | None]]
 
 
 class Api(Protocol):
@@ -31,10 +34,19 @@ class Clusters(Protocol):
 
 
 @asynccontextmanager
-async def said_meanwhile(api: Api, clusters: Clusters, run: ClaimedRun, cluster: ClusterName) -> AsyncIterator[None]:
-    """During the block, from some seconds on, the run's state has the reason whenever it is another one."""
+async def said_meanwhile(
+    api: Api, clusters: Clusters, run: ClaimedRun, cluster: ClusterName, trouble: Callable[[], str | None]
+) -> AsyncIterator[None]:
+    """
+    During the block, from some seconds on, the run's state has the reason whenever it is another one. `trouble` is what the
+    last try ended with: a cluster that cannot even be made, for a quota, waits for nothing itself.
+    """
     over = asyncio.Event()
-    saying = asyncio.create_task(_say(api, clusters, run, cluster, over), name=f"why {run.id} waits")
+
+    async def why() -> str | None:
+        return await clusters.why_waiting(cluster) or trouble()
+
+    saying = asyncio.create_task(_say(api, why, run, cluster, over), name=f"why {run.id} waits")
     try:
         yield
     finally:  # a call under way is carried out: cut off, it might be late and come after what the run says itself
@@ -43,12 +55,12 @@ async def said_meanwhile(api: Api, clusters: Clusters, run: ClaimedRun, cluster:
         saying.cancel()
 
 
-async def _say(api: Api, clusters: Clusters, run: ClaimedRun, cluster: ClusterName, over: asyncio.Event) -> None:
+async def _say(api: Api, why: Why, run: ClaimedRun, cluster: ClusterName, over: asyncio.Event) -> None:
     names, said = cycle(_NAMES), None
     wait_s = _FIRST_S
     while not await _is_over(over, wait_s):
         wait_s = _EVERY_S
-        reason = await clusters.why_waiting(cluster)
+        reason = await why()
         if reason is None or reason == said or over.is_set():
             continue
         try:

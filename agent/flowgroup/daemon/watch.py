@@ -14,6 +14,7 @@ from flowgroup import log
 from flowgroup.daemon.cancel import Asked
 from flowgroup.daemon.diagnose import outcome_of
 from flowgroup.daemon.view import View
+from flowgroup.model.causes import marked, said
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import Attempt, Exit
 from flowgroup.model.runs import Crashed, GivenBack, Outcome, SentRun
@@ -88,11 +89,9 @@ def ended(view: View, sent: SentRun, attempt: Attempt | None, *, cancelled: bool
     if not view.is_connected or view.status is None or sent.attempt in view.orders:
         return None
     if sent.attempt in view.seen:
-        return Crashed(
-            f"The driver of cluster {sent.cluster} was started again while the run was on it, and the run's process is "
-            "gone. The cluster's logs say why."
-        )
-    return GivenBack(f"The driver of cluster {sent.cluster} was started again before it took the run.")
+        return Crashed(said("driver-restarted", name=sent.cluster))
+    before = f"The driver of cluster {sent.cluster} was started again before it took the run."
+    return GivenBack(marked("driver-restarted", before))
 
 
 async def first_of(*events: asyncio.Event, timeout_s: float) -> None:

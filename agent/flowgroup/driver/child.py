@@ -30,10 +30,11 @@ from prefect.logging.loggers import flow_run_logger
 from pydantic import ValidationError
 
 from flowgroup import bundles
-from flowgroup.driver import engine, installed, lean, spawns, words
+from flowgroup.driver import engine, installed, lean, losses, spawns, words
 from flowgroup.driver.brief import Brief
 from flowgroup.driver.fetch import fetch
 from flowgroup.driver.leash import Leash
+from flowgroup.driver.lost import Lost
 from flowgroup.driver.own import of_flow
 from flowgroup.driver.related import Relations
 from flowgroup.driver.results import GroupStorage
@@ -41,6 +42,7 @@ from flowgroup.driver.settle import settle
 from flowgroup.driver.shipper import Shipper
 from flowgroup.errors import Refused
 from flowgroup.model.bundle import MAX_BUNDLE_BYTES
+from flowgroup.model.causes import code_of, marked, said
 from flowgroup.model.orders import BundleCode, Order
 from flowgroup.settings import needs_new_process, set_environment, spare_loopback
 
@@ -63,6 +65,9 @@ def run(brief_bytes: bytes, leash_fd: int, shipper_fd: int) -> int:
     engine.ship_through(shipper)
     if brief.lean:
         lean.apply(_known(brief.order, shipper))
+    lost = Lost(lambda: leash.say(asks=True), Path.cwd().parents[1] / losses.NAME)
+    if brief.scheduler is not None:
+        engine.explain(lost.explained)
     try:
         return _run(brief, leash, shipper)
     finally:
@@ -115,12 +120,13 @@ def _run(brief: Brief, leash: Leash, shipper: Shipper) -> int:
         try:
             flow = _load(order, flow_run, folder, leash)
         except Refused as exc:
-            logger.error("%s", exc)  # noqa: TRY400  it is the author's to read, and says all
-            leash.say(phase="refused", cause=str(exc))
+            cause = str(exc) if code_of(str(exc)) else marked("bundle-refused", str(exc))
+            logger.error("%s", cause)  # noqa: TRY400  it is the author's to read, and says all
+            leash.say(phase="refused", cause=cause)
             return REFUSED
         except Exception as exc:  # user code, imported for the first time: whatever it raises is this run's outcome
             logger.exception("The flow's code could not be loaded")
-            leash.say(cause=f"The flow's code could not be loaded: {type(exc).__name__}: {exc}. {_remedy(exc)}")
+            leash.say(cause=said("code-not-loaded", said=f"{type(exc).__name__}: {exc}", help=_remedy(exc)))
             return REFUSED
         _say_imported(leash)
         if order.results and flow.result_storage is None:
@@ -166,7 +172,7 @@ def _cause_said(leash: Leash) -> Iterator[None]:
         yield
     except Exception as exc:
         if not engine.outcome_is_reported():
-            leash.say(cause=f"The flow could not run: {type(exc).__name__}: {exc}. {_remedy(exc)}")
+            leash.say(cause=said("flow-not-run", said=f"{type(exc).__name__}: {exc}", help=_remedy(exc)))
         raise
 
 

@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flowgroup import log
-from flowgroup.driver import oskit
+from flowgroup.driver import losses, oskit
 from flowgroup.driver.brief import Brief, environment
 from flowgroup.driver.exits import exit_of
 from flowgroup.driver.forks import Fds
 from flowgroup.driver.leash import CANCEL, SUSPEND
+from flowgroup.driver.losses import Asking
 from flowgroup.driver.outbox import Mailbag, Outbox
 from flowgroup.driver.output import Output
 from flowgroup.driver.preface import Preface
+from flowgroup.edge.oom import Cgroup, Counters, Kills
 from flowgroup.errors import Permanent
+from flowgroup.model.causes import said
 from flowgroup.model.ids import AttemptId
 from flowgroup.model.orders import Attempt, Cancel, Exit, Forget, Order, Status, Suspend
 
@@ -85,12 +88,18 @@ class Desk:
     lean: bool = True
     templates: Templates | None = None
     preface: Preface = field(default_factory=Preface)
+    kills: Kills = field(default_factory=lambda: Kills(Cgroup.of()))
+    losses: Asking = field(init=False)
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.losses = Asking(self.folder / losses.NAME, self.changed)
 
     def status(self) -> Status:
         all_of_them = self._carried.values()
         return Status(
             ready=True,
+            asks=self.losses.asks,
             attempts=tuple(carried.now() for carried in all_of_them),
             seals=tuple(carried.order.seal for carried in all_of_them if carried.order.seal),
         )
@@ -157,7 +166,7 @@ class Desk:
         read_end, write_end = os.pipe()
         ours, theirs = socket.socketpair()
         ship_ours, ship_theirs = socket.socketpair()
-        carried.leash = ours
+        carried.leash, before = ours, self.kills.cgroup.counters()
         bag = Mailbag(carried.order.token)
         for record in self.preface.records(carried.order):
             self.outbox.log(bag, record)
@@ -176,6 +185,7 @@ class Desk:
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
             status = await forks.ended(carried.pid)
             carried.dead.set()
+            self._note_kill(carried, status, before)
             watching.cancel()
             oskit.kill(self._left_by(carried.pid, carried.order.attempt))
             forks.forget(carried.pid)
@@ -189,6 +199,13 @@ class Desk:
             for end in (ours, ship_ours):
                 end.close()
         return exit_of(status, tail=output.tail(), notes=carried.notes)
+
+    def _note_kill(self, carried: Carried, status: int, before: Counters) -> None:
+        """Whether it was the kernel that ended the child, for lack of memory."""
+        is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if is_killed and not carried.cancelled and "cause" not in carried.notes and (code := self.kills.claim(before)):
+            cgroup = self.kills.cgroup
+            carried.notes["cause"] = said(code, who="run's process", limit=cgroup.limit(), peak=cgroup.peak())
 
     def _brief(self, carried: Carried, folder: Path) -> str:
         order = carried.order
@@ -204,6 +221,8 @@ class Desk:
                     ValueError, TypeError
                 ):  # user code may write there too: nonsense is not ours to obey
                     carried.notes.update(_note(line))
+                if carried.notes.pop("asks", None):
+                    self.losses.ask()
                 if imported := carried.notes.pop("imported", None):
                     self._learn(carried.order, imported)
                 if "cancelling" in carried.notes:
@@ -250,9 +269,8 @@ class Desk:
         while limit and carried.pid:
             used = oskit.memory_bytes({carried.pid} | oskit.descendants(carried.pid, oskit.process_table()))
             if used > limit:
-                carried.notes["cause"] = (
-                    f"The run used {used >> 20} MiB of memory; its limit is {limit >> 20} MiB (memory_limit_bytes)."
-                )
+                told = {"used": f"{used >> 20} MiB", "limit": f"{limit >> 20} MiB"}
+                carried.notes["cause"] = said("memory-limit", **told)
                 oskit.kill({carried.pid} | oskit.descendants(carried.pid, oskit.process_table()))
                 return
             await asyncio.sleep(_MEMORY_LOOK_S)
@@ -268,7 +286,8 @@ def _note(line: bytes) -> dict[str, Any]:
     note = json.loads(line)
     if not isinstance(note, dict):
         raise TypeError("a note is an object")
-    allowed = {"phase": ("running", "refused"), "cause": str, "reported": bool, "cancelling": bool, "imported": list}
+    allowed = {"phase": ("running", "refused"), "cause": str, "imported": list}
+    allowed |= dict.fromkeys(("reported", "cancelling", "asks"), bool)
     return {name: value for name, value in note.items() if _is(value, allowed.get(name, ()))}
 
 

@@ -4,6 +4,7 @@ What is changed in Prefect, all of it, each with its reason. Checked against the
 Nothing here changes what a flow means; without it a run still works, except for what each function says.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from prefect.concurrency.services import (
     ConcurrencySlotAcquisitionWithLeaseService,
 )
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
+from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
 from prefect.logging.handlers import APILogHandler, set_api_log_sink
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.engine import commit_control_intent_and_ack
@@ -31,6 +33,8 @@ def check() -> None:
         (prefect.context, ("refresh_global_settings_context", "GLOBAL_SETTINGS_CONTEXT")),
         (control_listener, ("_set_intent", "_clear_intent", "engine_outcome_is_handled")),
         (EventsWorker, ("set_client_override",)),
+        (FlowRunEngine, ("handle_exception",)),
+        (AsyncFlowRunEngine, ("handle_exception",)),
         (ThreadPoolTaskRunner, ("duplicate",)),
         (ConcurrencySlotAcquisitionService, ("instance", "_stop")),
         (ConcurrencySlotAcquisitionWithLeaseService, ("instance", "_stop")),
@@ -107,6 +111,23 @@ def suspend(run_id: UUID) -> None:
         state = client.read_flow_run(run_id).state
     if state is not None and is_suspended_flow_run_state(state):
         mark_flow_run_suspension_requested(run_id, state)
+
+
+def explain(explained: Callable[[BaseException], str | None]) -> None:
+    """
+    A Failed state's message begins with what `explained` says of its exception. It may take seconds, and is asked in a thread
+    where there is a loop.
+    """
+    stock, stock_async = FlowRunEngine.handle_exception, AsyncFlowRunEngine.handle_exception
+
+    def handle(self: Any, exc: Exception, msg: str | None = None, result_store: Any = None) -> Any:
+        return stock(self, exc, msg or explained(exc), result_store)
+
+    async def handle_async(self: Any, exc: Exception, msg: str | None = None, result_store: Any = None) -> Any:
+        return await stock_async(self, exc, msg or await asyncio.to_thread(explained, exc), result_store)
+
+    FlowRunEngine.handle_exception = handle  # type: ignore[method-assign]
+    AsyncFlowRunEngine.handle_exception = handle_async  # type: ignore[method-assign]
 
 
 def outcome_is_reported() -> bool:

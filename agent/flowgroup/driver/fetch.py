@@ -7,6 +7,7 @@ import httpx
 
 from flowgroup.driver.trust import verifying
 from flowgroup.errors import Refused
+from flowgroup.model.causes import said
 from flowgroup.retry import pause_s
 
 _TIMEOUT_S = 300.0
@@ -25,7 +26,7 @@ def fetch(address: str, *, limit_bytes: int, timeout_s: float = _TIMEOUT_S) -> b
         except httpx.HTTPError as exc:
             tries += 1
             if time.monotonic() > deadline:
-                raise Refused(f"the bundle's store does not answer: {_plain(address)}: {exc}{_walls(exc)}") from exc
+                raise Refused(said("storage-away", said=f"{_plain(address)}: {exc}")) from exc
             time.sleep(pause_s(tries, None, base_s=0.5))
 
 
@@ -50,11 +51,6 @@ def _download(address: str, limit_bytes: int) -> bytes:
             if len(body) > limit_bytes:
                 raise Refused(f"the bundle {_plain(address)} has more than {limit_bytes} bytes")
         return bytes(body)
-
-
-def _walls(exc: httpx.HTTPError) -> str:
-    is_away = isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
-    return ". On Kubernetes clusters reach only what the chart's jobs.egress names" if is_away else ""
 
 
 def _plain(address: str) -> str:

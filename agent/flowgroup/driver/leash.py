@@ -14,7 +14,7 @@ class Leash:
         self._socket = socket.socket(fileno=fd)
 
     def say(self, **note: object) -> None:
-        """One note: `phase`, `cause` or `reported`. A desk that is gone does not matter: it takes us along."""
+        """One note: `phase`, `cause`, `asks` or `reported`. A desk that is gone does not matter: it takes us along."""
         try:
             self._socket.sendall(json.dumps(note).encode() + b"\n")
         except OSError:

@@ -17,6 +17,7 @@ from flowgroup.model.orders import (
     Cancel,
     Forget,
     Hello,
+    Losses,
     Order,
     Shutdown,
     Status,
@@ -38,7 +39,7 @@ class Line:
         self,
         hello: Hello,
         status: Callable[[], Status],
-        hear: Callable[[Order | Cancel | Suspend | Forget | Shutdown], None],
+        hear: Callable[[Order | Cancel | Suspend | Forget | Losses | Shutdown], None],
         changed: asyncio.Event,
     ) -> None:
         self._hello = hello

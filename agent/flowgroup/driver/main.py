@@ -16,6 +16,7 @@ from flowgroup.driver.desk import Desk
 from flowgroup.driver.forks import Forks, zygote
 from flowgroup.driver.gate import serving
 from flowgroup.driver.line import Line
+from flowgroup.driver.losses import SCHEDULER
 from flowgroup.driver.outbox import Outbox
 from flowgroup.driver.preface import Preface
 from flowgroup.driver.spawns import Spawns, spawning
@@ -23,9 +24,10 @@ from flowgroup.driver.start_script import StartScriptFailed
 from flowgroup.driver.templates import Templates
 from flowgroup.edge import forward, tls
 from flowgroup.errors import FlowgroupError, Permanent
+from flowgroup.model.causes import said
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import ClusterName
-from flowgroup.model.orders import Cancel, Forget, Hello, Order, Shutdown, Status, Suspend
+from flowgroup.model.orders import Cancel, Forget, Hello, Losses, Order, Shutdown, Status, Suspend
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import (
     Settings,
@@ -37,7 +39,8 @@ _log = log.get()
 _MARGIN_S = 1.5  # an answer that the relay has must not be missed; with it nobody is held for 10 s
 # How long a scheduler may take no connections before it counts as gone: a network has hiccups, one host has none.
 _ON_THIS_HOST_S = 0.5
-_ON_ANOTHER_HOST_S = 10.0
+_ON_ANOTHER_HOST_S = 8.0
+_WHY_S = 2.0  # who waits for its runs' ends gets them in ten seconds
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Stand:
         _log.error("driver_not_usable", reason=trouble)
         self.changed.set()
 
-    def hear(self, order: Order | Cancel | Suspend | Forget | Shutdown) -> None:
+    def hear(self, order: Order | Cancel | Suspend | Forget | Losses | Shutdown) -> None:
         if isinstance(order, Shutdown):
             self.over.set()
         elif self.desk is None:
@@ -99,6 +102,8 @@ class Stand:
             self.desk.cancel(order)
         elif isinstance(order, Suspend):
             self.desk.suspend(order)
+        elif isinstance(order, Losses):
+            self.desk.losses.hear(order)
         else:
             self.desk.forget(order)
 
@@ -172,7 +177,7 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
                 at = place.levels or str(place.folder / "levels")
                 tasks.create_task(levels.follow(at, stand.resize), name="levels")
             await forks.listen()
-            stand.fail("the driver's zygote died: was it killed for its memory? New runs get a new cluster.")
+            stand.fail(said("zygote-died"))
             await stand.over.wait()
     except StartScriptFailed as exc:
         stand.fail(str(exc), exc.lines)
@@ -211,6 +216,7 @@ def _children(settings: Settings, env: dict[str, str]) -> AbstractAsyncContextMa
 
 async def _watch_scheduler(stand: Stand, desk: Desk, address: str, place: Place) -> None:
     await scheduler.gone(address, after_s=_ON_ANOTHER_HOST_S if place.scheduler else _ON_THIS_HOST_S)
-    cause = f"The Dask scheduler at {address} ended, and what it held is lost. New runs get a new cluster; see its log."
+    why = await desk.losses.why(SCHEDULER, _WHY_S)
+    cause = said("scheduler-died", address=address, why=f": {why}" if why else "")
     stand.fail(cause)
     desk.end_all(cause)

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from flowgroup.errors import Permanent
+from flowgroup.model.causes import marked
 
 _TIMEOUT_S = 1800.0
 _TAIL_LINES = 15
@@ -41,10 +42,9 @@ async def run(script: str | None, folder: Path, env: dict[str, str]) -> tuple[st
     lines = said(output)
     if code:
         how = f"ended with status {code}" if code > 0 else f"did not end within {_TIMEOUT_S:.0f} s"
-        raise StartScriptFailed(
-            f"the start script {how}. Its last lines:\n" + "\n".join(lines[-_TAIL_LINES:]),
-            (*lines, f"the start script {how}"),
-        )
+        cause = marked("start-script", f"the start script {how}.")
+        last = "\n".join(lines[-_TAIL_LINES:])
+        raise StartScriptFailed(f"{cause} Its last lines:\n{last}", (*lines, f"the start script {how}"))
     return lines
 
 

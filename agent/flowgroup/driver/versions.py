@@ -19,6 +19,7 @@ from typing import Protocol
 from flowgroup import log
 from flowgroup.driver.forks import Fds
 from flowgroup.driver.zygote import Run
+from flowgroup.model.causes import said
 
 _COMPARED = ("python", "prefect", "dask", "distributed", "cloudpickle", "flowgroup")
 _QUESTION = b"compare "
@@ -59,8 +60,7 @@ async def difference(forks: Forks, address: str, folder: Path, *, waits: bool = 
     finally:
         forks.forget(pid)
     try:
-        said = json.loads(answer.read_text().splitlines()[-1])
-        return table(said)
+        return table(json.loads(answer.read_text().splitlines()[-1]))
     except (OSError, ValueError, IndexError, AttributeError, TypeError) as exc:
         log.get().warning("versions_not_compared", scheduler=address, reason=f"{type(exc).__name__}: {exc}")
         return None
@@ -98,10 +98,7 @@ def table(found: Mapping[str, Versions]) -> str | None:
     ]
     more = [f"… and {len(columns) - _SHOWN} more workers"] if len(columns) > _SHOWN else []
     told = "\n".join(line.rstrip() for line in [*lines, *more])
-    return (
-        f"The driver and the Dask cluster have different versions of what they exchange:\n{told}\n"
-        "Use one image for all of them, or install the same versions."
-    )
+    return said("versions-differ", table=told)
 
 
 def _differing(ours: Versions, theirs: Versions) -> list[str]:

@@ -18,8 +18,10 @@ from typing import Any
 
 from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
+from flowgroup.edge.oom import Cgroup, Counters
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused, Transient
+from flowgroup.model.causes import said
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
@@ -50,6 +52,7 @@ class Local:
     renew_every_s: float | None = None
     relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     _worker_starts: dict[str, list[float]] = field(default_factory=dict)
+    _memory: dict[str, tuple[Cgroup, Counters]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._clusters.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,6 +97,7 @@ class Local:
             raise Permanent(f"cluster {spec.name} cannot be started on this machine: {exc}") from exc
         made = self._read(place)
         assert made is not None
+        self._note_memory(spec.name, self._processes(place))
         return made
 
     async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
@@ -120,6 +124,7 @@ class Local:
         known = list(self._processes(place).values())
         await end([*known, *strays(str(place), known)], grace_s=_GRACE_S)
         self._worker_starts.pop(name, None)
+        self._memory.pop(name, None)
         await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
     async def look(self, name: ClusterName) -> str | None:
@@ -130,9 +135,30 @@ class Local:
             return f"cluster {name} is not there"
         for role in ("driver", "scheduler"):
             if role in processes and not is_alive(processes[role]):
-                return f"the {role} process of cluster {name} ended. Its last lines:\n{_tail(place / f'{role}.log')}"
+                return f"{self._why_ended(name, role)} Its last lines:\n{_tail(place / f'{role}.log')}"
+        self._note_memory(name, processes)
         dead = [role for role, process in processes.items() if role.startswith("worker") and not is_alive(process)]
         return self._start_again(name, dead) if dead else None
+
+    async def losses(self, name: ClusterName) -> dict[str, str]:
+        """The scheduler's end; workers are started again by their nannies, who say in their log what happened."""
+        scheduler = self._processes(self._clusters / name).get("scheduler")
+        if scheduler is None or is_alive(scheduler):
+            return {}
+        return {"scheduler": self._why_ended(name, "scheduler")}
+
+    def _note_memory(self, name: ClusterName, processes: dict[str, Running]) -> None:
+        """The kernel's account while all live: what it says more when one has ended is why."""
+        if driver := processes.get("driver"):
+            cgroup = Cgroup.of(driver.pid)
+            self._memory[name] = cgroup, cgroup.counters()
+
+    def _why_ended(self, name: ClusterName, role: str) -> str:
+        cgroup, before = self._memory.get(name, (None, None))
+        code = cgroup.code_since(before) if cgroup and before else None
+        if cgroup is None or code is None:
+            return said("process-ended", who=role, name=name)
+        return said(code, who=f"{role} process of cluster {name}", limit=cgroup.limit(), peak=cgroup.peak())
 
     async def why_never(self, name: ClusterName) -> str | None:
         """Whatever keeps its driver from being ready is seen or said by that driver."""
@@ -242,9 +268,7 @@ class Local:
         lately = [at for at in self._worker_starts.get(name, []) if now - at < _WORKER_STARTS_S] + [now] * len(roles)
         self._worker_starts[name] = lately
         if len(lately) > _WORKER_STARTS_MAX:
-            return (
-                f"the workers of cluster {name} end again and again. Their last lines:\n{_tail(place / 'workers.log')}"
-            )
+            return f"{said('workers-end', name=name)} Their last lines:\n{_tail(place / 'workers.log')}"
         spec = ClusterSpec.model_validate(_json(place / "cluster.json")["spec"])
         processes = self._processes(place)
         for role in roles:

@@ -30,6 +30,7 @@ from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.bundle import MAX_BUNDLE_BYTES
+from flowgroup.model.causes import marked
 
 _Remote = S3Store | GCSStore | AzureStore
 _SCHEMES = ("file", "s3", "gs", "az")
@@ -163,7 +164,7 @@ def _generic(doing: str, address: str, exc: GenericError) -> Permanent | Transie
         return Refused(
             f"cannot {doing} {address}: {text}; check the store's settings (AWS_…, GOOGLE_… or AZURE_… variables)"
         )
-    return Transient(f"cannot {doing} {address}: {text}; is the store's endpoint up and right?")
+    return Transient(marked("storage-away", f"cannot {doing} {address}: {text}; is the store's endpoint up and right?"))
 
 
 def _brief(exc: BaseException) -> str:

@@ -1,8 +1,8 @@
 """
 What the daemon and a driver say to each other: one JSON object a line.
 
-Daemon to driver: Order, Cancel, Suspend, Forget, Shutdown. Driver to daemon: Hello (first), then Status whenever something
-changed and every few seconds. Status is a level: it names every attempt that the driver has and was not told to
+Daemon to driver: Order, Cancel, Suspend, Forget, Losses, Shutdown. Driver to daemon: Hello (first), then Status whenever
+something changed and every few seconds. Status is a level: it names every attempt that the driver has and was not told to
 forget, so a lost line heals with the next.
 """
 
@@ -108,6 +108,17 @@ class Forget(_Frame):
     attempts: tuple[AttemptId, ...]
 
 
+class Losses(_Frame):
+    """
+    Why the scheduler (`scheduler`) and workers ended that did lately, by the names that Dask knows them by: the answer to
+    `Status.asks`, of which so many had been asked.
+    """
+
+    type: Literal["losses"] = "losses"
+    why: dict[str, str]
+    asks: int
+
+
 class Shutdown(_Frame):
     """Nothing is left to do for this cluster: end."""
 
@@ -172,12 +183,13 @@ class Status(_Frame):
     seals: tuple[str, ...] = Field(
         default=(), repr=False, description="of the attempts, in the first status of a line: the daemon may be another"
     )
+    asks: int = Field(default=0, description="grows with each question why a worker or the scheduler ended")
     groups: dict[str, GroupLevel] = Field(
         default_factory=dict, description="by the group's name; empty while the scheduler says nothing"
     )
 
 
-ToDriver = Annotated[Order | Cancel | Suspend | Forget | Shutdown, Field(discriminator="type")]
+ToDriver = Annotated[Order | Cancel | Suspend | Forget | Losses | Shutdown, Field(discriminator="type")]
 ToDaemon = Annotated[Hello | Status, Field(discriminator="type")]
 _TO_DRIVER: TypeAdapter[Any] = TypeAdapter(ToDriver)
 _TO_DAEMON: TypeAdapter[Any] = TypeAdapter(ToDaemon)
@@ -188,9 +200,9 @@ def encode(frame: _Frame) -> bytes:
     return frame.model_dump_json().encode() + b"\n"
 
 
-def read_order(line: bytes) -> Order | Cancel | Suspend | Forget | Shutdown:
+def read_order(line: bytes) -> Order | Cancel | Suspend | Forget | Losses | Shutdown:
     """Parse a line from the daemon. Raises pydantic's ValidationError (a ValueError)."""
-    frame: Order | Cancel | Suspend | Forget | Shutdown = _TO_DRIVER.validate_json(line)
+    frame: Order | Cancel | Suspend | Forget | Losses | Shutdown = _TO_DRIVER.validate_json(line)
     return frame
 
 

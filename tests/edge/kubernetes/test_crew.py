@@ -33,7 +33,8 @@ async def test_it_never_will_be_ready_but_a_cluster_that_serves_goes_on(api: Fak
     await backend.create(SPEC)  # of which nothing is known from before
     put_worker(api, "one", FAILED)
     said = str(await backend.why_never(SPEC.name))
-    assert "the worker (pod one) ends again and again: its start script failed. Its last lines:\nno pip here" in said
+    assert "the worker (pod one) ends again and again: its start script failed." in said
+    assert "[start-script] Its last lines:\nno pip here" in said
     assert await backend.look(SPEC.name) is None
     await backend.aclose()
 

@@ -99,7 +99,7 @@ def test_a_start_script_that_fails_in_one_kind_of_pod_is_said_by_pod_status_and_
         cluster = _cluster_in(said)
         assert f"the {role} (pod {cluster}-" in said
         assert f"-{role}-" in said
-        assert "its start script failed. Its last lines:\nno such place: /data" in said
+        assert "[start-script] Its last lines:\nno such place: /data" in said
         assert "the start script ended with status 3" in said
         assert said.count("no such place") == 1
     assert took_s < SAID_WITHIN_S

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flowgroup.model.causes import code_of
 from tests.edge.kubernetes import real
 from tests.edge.kubernetes.test_whole import World, found, world
 
@@ -104,7 +105,8 @@ def test_what_is_not_there_is_said_by_name_in_time(world: World, lab: str) -> No
     assert 'secret "lost-secret" not found' in messages["secret"]
     assert "key two in Secret" in messages["key"]
     assert 'secret "lost-volume" not found' in messages["volume"]
-    assert all("Make it in the namespace of clusters" in message for message in messages.values())
+    codes = {name: code_of(message) for name, message in messages.items()}
+    assert codes == {"secret": "missing-secret", "key": "missing-key", "volume": "missing-secret"}
 
 
 def test_what_may_not_be_is_refused_by_name(world: World, lab: str) -> None:
@@ -137,7 +139,7 @@ def test_an_image_of_ones_own_that_lacks_something_is_said_and_so_is_a_start_scr
     assert "the Python package flowgroup is not in it" in messages["bare"]
     assert "there is no python in it" in messages["no python"]
     assert all("install flowgroup[runtime] in it" in messages[name] for name in ("bare", "no python"))
-    assert "the start script ended with status 1. Its last lines:\nfirst" in messages["fails"]
+    assert "the start script ended with status 1. [start-script] Its last lines:\nfirst" in messages["fails"]
     said = [entry["message"] for entry in world.stack.logs(fails) if entry["name"] == "flowgroup.start_script"]
     assert said == ["first", "the start script ended with status 1"]
 

@@ -152,7 +152,7 @@ def test_a_worker_whose_start_script_failed_says_so_at_its_first_end() -> None:
         ended="Error",
         last_words="no pip\n",
     )
-    assert "its start script failed. Its last lines:\nno pip" in str(waits(failed))
+    assert "[start-script] Its last lines:\nno pip" in str(waits(failed))
     other = pod("worker", state="waiting", reason="CrashLoopBackOff", restarts=1, exit_code=1, ended="Error")
     assert crashes(other) is None
     entry = crashes(failed)
@@ -182,7 +182,8 @@ def test_a_cluster_has_no_hope_of_a_worker_when_all_that_there_are_end_by_what_a
     if said:
         assert f"({1 + len(others)} of {1 + len(others)} have ended)" in said
         assert (
-            "the worker (pod p-worker) ends again and again: its start script failed. Its last lines:\nfirst\n" in said
+            "the worker (pod p-worker) ends again and again: its start script failed." in said
+            and "[start-script] Its last lines:\nfirst\n" in said
         )
         assert said.endswith("ended with status 3")
     assert no_worker([]) is None

@@ -82,7 +82,7 @@ class World:
 def world(
     prefect_api: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[World]:
-    """A module's own; its `MORE_SETTINGS` are the daemon's as well."""
+    """A module's own; its `MORE_SETTINGS` are the daemon's as well, and its `MORE_SIZES` in the catalogue."""
     config, folder = real.kubeconfig(), tmp_path_factory.mktemp("whole")
     real.install_operators_types(Kubectl(config))
     with contextlib.ExitStack() as stack:
@@ -95,7 +95,7 @@ def world(
         ca.issue(HERE)
         kubectl("create", "configmap", "the-ca", f"--from-file=ca.crt={ca.file}")
         (folder / "control-key").write_text(uuid.uuid4().hex)
-        (folder / "sizes.json").write_text(json.dumps(SIZES))
+        (folder / "sizes.json").write_text(json.dumps(SIZES | getattr(request.module, "MORE_SIZES", {})))
         daemon_port, relay_port = free_port(), free_port()
         env = _environment(prefect_api, folder, ca) | store
         env |= {

@@ -367,6 +367,15 @@ def eats(mebibytes: int) -> None:
     print(len(eaten))
 
 
+@task
+def gobbles(mebibytes: int) -> int:
+    return sum(len(part) for part in [b"x" * (1 << 20) for _ in range(mebibytes)])
+
+
+def eats_on_dask(mebibytes: int) -> int:
+    return int(gobbles.submit(mebibytes).result())
+
+
 @flow(log_prints=True, persist_result=True)
 def lab(what: str, with_: dict[str, Any] | None = None) -> Any:
     found = globals()[what](**(with_ or {}))

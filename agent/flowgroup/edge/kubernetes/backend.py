@@ -15,10 +15,10 @@ from typing import Any
 
 from flowgroup import log
 from flowgroup.edge.kubernetes import diagnose, images, lease, manifests, network, removal, scaling, seen
+from flowgroup.edge.kubernetes.absent import Absent
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
     DASK_CLUSTERS,
-    DEPLOYMENTS,
     KINDS,
     PODS,
     SECRETS,
@@ -30,12 +30,21 @@ from flowgroup.edge.kubernetes.client import (
 from flowgroup.edge.kubernetes.crew import Crew
 from flowgroup.edge.kubernetes.level import Level, Levels
 from flowgroup.edge.kubernetes.manifests import selector
-from flowgroup.edge.kubernetes.names import CLUSTER, DRIVER, KEY, SCHEDULER, Ground, driver_pod, of_pool, scheduler
+from flowgroup.edge.kubernetes.names import (
+    CLUSTER,
+    DRIVER,
+    KEY,
+    SCHEDULER,
+    Ground,
+    driver_pod,
+    of_pool,
+)
 from flowgroup.edge.kubernetes.pods import SPEC_KEY
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.model.causes import said
 from flowgroup.model.clusters import Found
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
@@ -62,6 +71,7 @@ class Kubernetes:
     python: str | None = None
     _refused_since: dict[str, float] = field(default_factory=dict)
     _last_words: dict[str, str] = field(default_factory=dict)
+    _drivers: dict[ClusterName, tuple[str, Pod]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         network.check(self.ground)
@@ -70,6 +80,7 @@ class Kubernetes:
         self._levels = Levels(self.client, self._ours)
         self._references = References(self.client)
         self._crew = Crew(self.client, self._ours)
+        self._absent = Absent(self.client, self._ours, self._settings.operator_timeout_s)
 
     @property
     def listen(self) -> Listen:
@@ -200,6 +211,7 @@ class Kubernetes:
     def _changed(self, name: ClusterName) -> None:
         self._levels.drop()
         self._crew.drop(name)
+        self._drivers.pop(name, None)
 
     # Kept
 
@@ -233,10 +245,15 @@ class Kubernetes:
                 return None
             pods = [seen.pod(item) for item in (await self.client.listed(PODS, self._of(name))).items]
             waiting = diagnose.why_waiting(pods, owner.workers) or await self._lacking(pods)
-            has_scheduler = any(pod.role == SCHEDULER for pod in pods)
-            return waiting or (None if has_scheduler else await self._without_scheduler(name, owner, level))
+            return waiting or await self._absent.why(owner, {pod.role for pod in pods}, now=level.at)
         except FlowgroupError as exc:
             return f"Kubernetes does not say what cluster {name} waits for: {exc}"
+
+    async def losses(self, name: ClusterName) -> dict[str, str]:
+        """Why the scheduler and workers ended that did lately, by the names that Dask knows them by."""
+        found = await self.client.listed(PODS, self._of(name))
+        pods = [pod for pod in map(seen.pod, found.items) if pod.role != DRIVER]
+        return diagnose.losses(pods, now=found.at)
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         """Which image it is, and where one name has become several."""
@@ -253,12 +270,14 @@ class Kubernetes:
     async def _trouble(self, name: ClusterName, level: Level) -> str | None:
         owner, driver = level.owners.get(name), level.pods.get((name, DRIVER))
         if owner is None:
-            return f"its DaskCluster {name} in namespace {self.ground.namespace} is gone: somebody deleted it"
+            return said("cluster-deleted", name=name, namespace=self.ground.namespace, how="gone")
         if owner.is_leaving:
-            return f"its DaskCluster {name} in namespace {self.ground.namespace} is being deleted"
+            return said("cluster-deleted", name=name, namespace=self.ground.namespace, how="being deleted")
         if driver is None:
-            is_being_made = level.at - owner.made_at < _BEING_MADE_S
-            return None if is_being_made else "the driver's pod is gone: it was deleted, or its node was"
+            uid, last = self._drivers.get(name, ("", None))
+            is_being_made = uid != owner.uid and level.at - owner.made_at < _BEING_MADE_S
+            return None if is_being_made else diagnose.gone(last if uid == owner.uid else None, DRIVER)
+        self._drivers[name] = owner.uid, driver  # one that is evicted is soon not there to be asked why
         if end := diagnose.ended(driver, now=level.at):
             return await self._with_last_lines(end, driver)
         pods = [pod for pod in (driver, level.pods.get((name, SCHEDULER))) if pod]
@@ -267,7 +286,7 @@ class Kubernetes:
             next(filter(None, map(self._never_pulled, pods)), None)
             or await self._missing(pods)
             or await self._crashing(pods)
-            or (None if len(pods) > 1 or not owner.workers else await self._deaf(name, owner, level))
+            or (None if len(pods) > 1 or not owner.workers else await self._absent.never(owner, now=level.at))
         )
 
     def _never_pulled(self, pod: Pod) -> str | None:
@@ -298,50 +317,22 @@ class Kubernetes:
     async def _crashing(self, pods: list[Pod]) -> str | None:
         for pod in pods:
             if entry := diagnose.crashes(pod):
-                said = diagnose.crashed(pod, entry, by_name=True)
-                return said if entry.last_words else await self._with_last_lines(said, pod, previous=True)
+                told = diagnose.crashed(pod, entry, by_name=True)
+                return await self._with_last_lines(told, pod, previous=True)
         return None
-
-    async def _deaf(self, name: ClusterName, owner: Owner, level: Level) -> str | None:
-        """Only what is certain: a quota or an admission rule may let the pods through later."""
-        if level.at - owner.made_at < self._settings.operator_timeout_s:
-            return None
-        try:
-            await self.client.get(DEPLOYMENTS, scheduler(name))
-        except NotThere:
-            return self._says_deaf(name)
-        return None
-
-    async def _without_scheduler(self, name: ClusterName, owner: Owner, level: Level) -> str | None:
-        if level.at - owner.made_at < self._settings.operator_timeout_s:
-            return None
-        try:
-            failure = seen.replica_failure(await self.client.get(DEPLOYMENTS, scheduler(name)))
-        except NotThere:
-            return self._says_deaf(name)
-        return f"the scheduler's pod may not be made: {failure}" if failure else None
-
-    def _says_deaf(self, name: ClusterName) -> str:
-        return (
-            f"the Dask operator has made no scheduler for DaskCluster {name} within {self._settings.operator_timeout_s:.0f} s: "
-            f"is it running, and does it watch namespace {self.ground.namespace}?"
-        )
 
     async def _with_last_lines(self, cause: str, pod: Pod, *, previous: bool = False) -> str:
         """A pod that has ended says no more, so its last lines are asked for once."""
         if pod.uid not in self._last_words:
             try:
                 container = DRIVER if pod.role == DRIVER else SCHEDULER
-                said = await self.client.log(pod.name, container=container, lines=_TAIL_LINES, previous=previous)
+                words = await self.client.log(pod.name, container=container, lines=_TAIL_LINES, previous=previous)
             except Permanent:
-                said = ""
+                words = ""
             if len(self._last_words) > 100:  # noqa: PLR2004
                 self._last_words.clear()
-            self._last_words[pod.uid] = said
-        said = self._last_words[pod.uid]
-        lacks = diagnose.lacking(said)
-        cause = f"{cause} {lacks}" if lacks and lacks not in cause else cause
-        return f"{cause} Its last lines:\n{said}" if said else cause
+            self._last_words[pod.uid] = words
+        return diagnose.with_last_lines(cause, self._last_words[pod.uid])
 
     def _of(self, name: ClusterName) -> str:
         return selector(self._ours, **{CLUSTER: name})

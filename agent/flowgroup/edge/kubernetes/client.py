@@ -16,7 +16,9 @@ import httpx
 
 from flowgroup.edge.fence import Fence
 from flowgroup.edge.kubernetes.access import Access
+from flowgroup.edge.kubernetes.rules import refused
 from flowgroup.errors import Permanent, Transient
+from flowgroup.model.causes import code_of, said
 
 Json = dict[str, Any]
 _TIMEOUT_S = 30.0
@@ -143,8 +145,8 @@ class Client:
         `version` only if nobody has changed it since.
         """
         body: Json = {"propagationPolicy": "Foreground" if foreground else "Background"}
-        said = {"uid": uid, "resourceVersion": version}
-        if given := {name: value for name, value in said.items() if value}:
+        known = {"uid": uid, "resourceVersion": version}
+        if given := {name: value for name, value in known.items() if value}:
             body["preconditions"] = given
         try:
             await self._call("DELETE", kind, name, body=body)
@@ -226,31 +228,29 @@ def _object(answer: httpx.Response) -> Json:
 def _trouble(what: str, namespace: str, answer: httpx.Response) -> Exception:
     """The error that this answer is."""
     status = _status(answer)
-    said = str(status.get("message") or answer.text[:300] or answer.reason_phrase)
-    whole = f"{what} in namespace {namespace}: {said}"
+    words = str(status.get("message") or answer.text[:300] or answer.reason_phrase)
+    whole = refused(f"{what} in namespace {namespace}", words)
     code = answer.status_code
     if code in _AGAIN or code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return Transient(whole, retry_after_s=_retry_after_s(answer))
     if code == httpx.codes.FORBIDDEN:
-        return _forbidden(whole, said, namespace)
+        return _forbidden(whole, words, namespace)
     if code == httpx.codes.UNPROCESSABLE_ENTITY:
-        return Permanent(f"{whole} (wrong: {', '.join(_fields(status)) or 'unknown'})")
+        fields = ", ".join(_fields(status))
+        return Permanent(f"{whole} (wrong: {fields})" if fields else whole)
     return _NEVER.get(code, Permanent)(_with_remedy(code, whole, what, status))
 
 
 _NEVER: dict[int, type[Permanent]] = {404: NotThere, 409: Exists, 410: NotThere}
 
 
-def _forbidden(whole: str, said: str, namespace: str) -> Exception:
-    if missing := _RIGHT_MISSING.search(said):
+def _forbidden(whole: str, words: str, namespace: str) -> Exception:
+    if missing := _RIGHT_MISSING.search(words):
         group = f" of API group {missing['group']}" if missing["group"] else ""
-        return Forbidden(
-            f"the daemon may not {missing['verb']} {missing['resource']}{group} in namespace {namespace}: "
-            f"give its Role there the verb {missing['verb']!r} on {missing['resource']!r}"
-        )
-    if "exceeded quota" in said:  # what somebody else's pods take may be free later
-        return Transient(f"{whole}. The namespace's ResourceQuota is used up: raise it, or wait for other pods to end.")
-    return Permanent(whole)
+        facts = {"verb": missing["verb"], "resource": missing["resource"], "group": group, "namespace": namespace}
+        return Forbidden(said("forbidden", **facts))
+    is_quota = code_of(whole) == "quota"  # what somebody else's pods take may be free later
+    return Transient(whole) if is_quota else Permanent(whole)
 
 
 def _with_remedy(code: int, whole: str, what: str, status: Json) -> str:
@@ -277,8 +277,8 @@ def _fields(status: Json) -> list[str]:
 
 
 def _retry_after_s(answer: httpx.Response) -> float | None:
-    said = answer.headers.get("retry-after", "").strip()
-    return float(said) if said.isdecimal() else None
+    asked = answer.headers.get("retry-after", "").strip()
+    return float(asked) if asked.isdecimal() else None
 
 
 def _answered_at(answer: httpx.Response) -> float:

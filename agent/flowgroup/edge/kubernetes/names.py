@@ -23,6 +23,7 @@ RENEWED_AT = "flowgroup.dev/renewed-at"
 GOOD_FOR_S = "flowgroup.dev/good-for-s"
 DASK_COMPONENT = "dask.org/component"
 DASK_GROUP = "dask.org/workergroup-name"
+DASK_NAME = "DASK_WORKER_NAME"
 
 DRIVER, SCHEDULER, WORKER = "driver", "scheduler", "worker"
 

@@ -1,10 +1,11 @@
 """What Kubernetes says of a cluster's objects, as our own types. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
+from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, DASK_NAME, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
 from flowgroup.model.ids import ClusterName
 
 Json = dict[str, Any]
@@ -13,8 +14,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Container:
     """
-    `state` is waiting, running, terminated or "". `exit_code`, `ended` and `last_words` are of this state, else of the one
-    before.
+    `state` is waiting, running, terminated or "". `exit_code`, `ended`, `ended_at` and `last_words` are of this state, else of
+    the one before. `memory_limit` as Kubernetes writes it, "" without one.
     """
 
     name: str
@@ -25,13 +26,15 @@ class Container:
     ended: str = ""
     last_words: str = ""
     restarts: int = 0
+    memory_limit: str = ""
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
     """
     `unschedulable` is what the scheduler says of a pod that it cannot place. `image` is the one that it shall run, `image_id`
-    the one that it does. `leaves_at`: seconds since 1970.
+    the one that it does. `leaves_at`: seconds since 1970. `dask_name`: what Dask knows a worker by.
     """
 
     name: str
@@ -42,11 +45,13 @@ class Pod:
     reason: str = ""
     message: str = ""
     disruption: str = ""
+    disruption_reason: str = ""
     unschedulable: str = ""
     containers: tuple[Container, ...] = ()
     leaves_at: float | None = None
     image: str = ""
     image_id: str = ""
+    dask_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ def pod(item: Json) -> Pod:
     metadata, status = item.get("metadata") or {}, item.get("status") or {}
     labels = metadata.get("labels") or {}
     conditions = {entry.get("type"): entry for entry in status.get("conditions") or () if isinstance(entry, dict)}
+    spec = item.get("spec") or {}
+    limits = {str(entry.get("name")): _memory_limit(entry) for entry in _entries(spec, "containers")}
     statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return Pod(
         name=str(metadata.get("name")),
@@ -82,11 +89,13 @@ def pod(item: Json) -> Pod:
         reason=str(status.get("reason") or ""),
         message=str(status.get("message") or ""),
         disruption=_condition(conditions.get("DisruptionTarget"), "True"),
+        disruption_reason=_condition(conditions.get("DisruptionTarget"), "True", of="reason"),
         unschedulable=_condition(conditions.get("PodScheduled"), "False"),
-        containers=tuple(_container(entry) for entry in statuses if isinstance(entry, dict)),
+        containers=tuple(_container(entry, limits) for entry in statuses if isinstance(entry, dict)),
         leaves_at=_seconds(metadata.get("deletionTimestamp")),
-        image=_first(item.get("spec") or {}, "containers", "image"),
+        image=_first(spec, "containers", "image"),
         image_id=_first(status, "containerStatuses", "imageID"),
+        dask_name=_dask_name(spec),
     )
 
 
@@ -122,16 +131,30 @@ def replica_failure(deployment: Json) -> str:
 
 
 def _first(part: Json, entries: str, name: str) -> str:
-    return next((str(entry.get(name) or "") for entry in part.get(entries) or () if isinstance(entry, dict)), "")
+    return next((str(entry.get(name) or "") for entry in _entries(part, entries)), "")
 
 
-def _condition(entry: Json | None, status: str) -> str:
+def _entries(part: Json, name: str) -> list[Json]:
+    return [entry for entry in part.get(name) or () if isinstance(entry, dict)]
+
+
+def _memory_limit(container: Json) -> str:
+    return str(((container.get("resources") or {}).get("limits") or {}).get("memory") or "")
+
+
+def _dask_name(spec: Json) -> str:
+    """The operator tells each worker its name by a variable."""
+    variables = [entry for container in _entries(spec, "containers") for entry in _entries(container, "env")]
+    return next((str(entry.get("value") or "") for entry in variables if entry.get("name") == DASK_NAME), "")
+
+
+def _condition(entry: Json | None, status: str, *, of: str = "message") -> str:
     if not entry or entry.get("status") != status:
         return ""
-    return str(entry.get("message") or entry.get("reason") or "")
+    return str(entry.get(of) or entry.get("reason") or "")
 
 
-def _container(entry: Json) -> Container:
+def _container(entry: Json, limits: Mapping[str, str]) -> Container:
     state: Json = entry.get("state") or {}
     name = next(iter(state), "")
     now: Json = state.get(name) or {}
@@ -147,6 +170,8 @@ def _container(entry: Json) -> Container:
         ended=str(ended.get("reason") or ""),
         last_words=str(ended.get("message") or ""),
         restarts=int(entry.get("restartCount") or 0),
+        memory_limit=limits.get(str(entry.get("name")), ""),
+        ended_at=_seconds(ended.get("finishedAt")),
     )
 
 
