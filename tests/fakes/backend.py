@@ -50,6 +50,8 @@ class FakeDriver:
     pid: int
     ready_after_s: float = 0.0
     trouble: str | None = None
+    interval_s: float = 0.2
+    again_s: float = 0.05
     orders: list[Order] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
     suspends: list[Suspend] = field(default_factory=list)
@@ -69,7 +71,7 @@ class FakeDriver:
                     reader, writer = await asyncio.open_unix_connection(str(self.socket))
                     self._writer = writer
                     await self._talk(reader, writer, began)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(self.again_s)
         finally:
             self.is_alive = False
             for child in self._children.values():
@@ -109,7 +111,7 @@ class FakeDriver:
                 writer.write(encode(status))
                 await writer.drain()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 0.2)
+                await asyncio.wait_for(self._changed.wait(), self.interval_s)
 
     def _hear(self, frame: Order | Cancel | Suspend | Forget | Shutdown) -> None:
         match frame:
@@ -158,6 +160,8 @@ class FakeBackend:
     relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     ready_after_s: float = 0.0
     trouble: str | None = None
+    interval_s: float = 0.2
+    again_s: float = 0.05
     dies_at_start: str | None = None
     waits_for: str | None = None
     renew_every_s: float | None = None
@@ -198,6 +202,8 @@ class FakeBackend:
             pid=self._pids,
             ready_after_s=self.ready_after_s,
             trouble=self.trouble,
+            interval_s=self.interval_s,
+            again_s=self.again_s,
         )
         self.drivers[name] = driver
         if self.dies_at_start:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
@@ -279,7 +280,9 @@ class Clusters:
 
     async def _make(self, cluster: _Cluster, spec: ClusterSpec) -> None:
         log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
+        reached("making")
         cluster.found = await self._backend.create(spec)
+        reached("made")
         CLUSTERS_MADE.inc()
         self._count()
 
@@ -336,7 +339,9 @@ class Clusters:
 
     async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
         self._drivers.shut_down(name)
+        reached("deleting")
         await self._backend.delete(name)
+        reached("deleted")
         cluster.found = cluster.remarks = None
         self._count()
 

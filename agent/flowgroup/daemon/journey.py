@@ -22,6 +22,7 @@ from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.clusters import ClusterFailed
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.plan import planned
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
@@ -103,11 +104,14 @@ class Journeys:
 
     async def carry(self, due: DueRun) -> float:
         """Carry a due run to its end. Returns for how many seconds it need not be looked at again."""
+        reached("due")
         with self.slots.hold(due.id) as held:
             if not held:
                 return 0.0
             try:
+                reached("held")
                 plan = await self._plan(due)
+                reached("planned")
                 with self.clusters.turn(_spec(plan), due.id) as is_ours:
                     return await self._carry(due, plan) if is_ours else 0.0
             except FlowgroupError as exc:  # nobody has it yet: it is still due
@@ -123,8 +127,10 @@ class Journeys:
                 log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
                 async with renewed(self.api, sent.lease) as stop_renewing:
                     outcome = await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
+                reached("watched")
                 await self._tell(sent.id, sent.attempt, outcome)
                 self.drivers.forget(sent.cluster, sent.attempt)
+                reached("forgotten")
 
     async def _plan(self, due: DueRun) -> Placement | Crashed:
         """Where the run goes. A refusal is said in the run's state, so it is a plan too."""
@@ -135,6 +141,7 @@ class Journeys:
 
     async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
         attempt = new_attempt(self.owner, uuid.uuid4())
+        reached("claiming")
         with STAGE_SECONDS.labels("claimed").time():
             claiming = until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
             run = await to_its_end(claiming, name=f"claim {due.id}", timeout_s=_GOODBYE_TIMEOUT_S)
@@ -143,13 +150,17 @@ class Journeys:
             log.get().info("run_not_claimed", run=due.id, reason=run.reason, again_in_s=run.delay_s)
             return run.delay_s
         _note_claimed(run)
+        reached("claimed")
         if isinstance(plan, Crashed):
             await self._tell(run.id, attempt, plan)
             return 0.0
         with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
             with self.cancels.listening(run.id) as asked:
-                await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
+                outcome = await self._outcome(run, plan, asked)
+                reached("watched")
+                await self._tell(run.id, attempt, outcome)
             self.drivers.forget(plan.spec.name, attempt)
+            reached("forgotten")
         return 0.0
 
     async def _outcome(self, run: ClaimedRun, plan: Placement, asked: Asked) -> Outcome:
@@ -223,9 +234,12 @@ class Journeys:
 
     async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
         # First nothing may speak for the attempt any more: a child that is left must not follow what we say now.
+        reached("closing")
         await self.attempts.close(attempt)
+        reached("closed")
         with STAGE_SECONDS.labels("told").time():
             await self.teller.tell(run_id, attempt, outcome)
+        reached("told")
         name = type(outcome).__name__.lower()
         RUNS_FINISHED.labels(name).inc()
         log.get().info("run_ended", run=run_id, attempt=attempt, outcome=name)

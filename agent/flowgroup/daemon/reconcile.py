@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.wake import Wake
 from flowgroup.edge.relay_control import OpenAttempt
@@ -128,6 +129,7 @@ class Reconcile:
 
     async def _resume(self, sent: SentRun) -> None:
         """A run that has not begun yet has its concurrency lease in its state; without an answer it goes without."""
+        reached("resuming")
         try:
             seen = await self.api.read(sent.id)
             if seen and seen.state.attempt == sent.attempt:
@@ -158,6 +160,7 @@ class Reconcile:
         if self._is_carried(run.id) or await self._may_live(attempt):
             return
         log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
+        reached("judging")
         await self.attempts.close(attempt)
         end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
         await self.teller.tell(run.id, attempt, end or verdict(run))
