@@ -37,7 +37,9 @@ async def story(seed: int) -> tuple[float, set[str]]:
 
 async def _told(at: Scene, chance: random.Random) -> tuple[float, set[str]]:
     at.backend.ready_after_s = chance.choice([0.0, 0.5, 4.0])
-    deployments = [at.fake.add_deployment(flow=f"flow {n}", concurrency_limit=chance.choice([None, 50])) for n in (1, 2)]
+    deployments = [
+        at.fake.add_deployment(flow=f"flow {n}", concurrency_limit=chance.choice([None, 50])) for n in (1, 2)
+    ]
     for _ in range(chance.randint(2, 5)):
         run = at.fake.add_run(chance.choice(deployments), in_s=chance.uniform(0.0, 4.0))
         at.takes_s[run] = chance.choice([0.1, 1.0, 6.0])

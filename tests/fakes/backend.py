@@ -180,6 +180,7 @@ class FakeBackend:
     _pids: int = 1000
 
     async def find(self) -> list[Found]:
+        await self._step("find")
         return list(self.clusters.values())
 
     async def create(self, spec: ClusterSpec) -> Found:

@@ -102,9 +102,7 @@ class Scene:
     dies_by: dict[str, Exit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.backend = FakeBackend(
-            self.folder / "d.sock", self._child, interval_s=2.0, again_s=0.5
-        )
+        self.backend = FakeBackend(self.folder / "d.sock", self._child, interval_s=2.0, again_s=0.5)
         self.fake._create_pool({"name": "pool", "type": "dask", "base_job_template": {}})
 
     # The daemon
@@ -130,12 +128,14 @@ class Scene:
     async def _live(self, life: Life) -> None:
         _LIFE.set(life)
         daemon = DaemonSettings(home=life.home, pool="pool", events=False, name="agent", **self.settings)
-        settings = Settings(PrefectSettings(api_url="http://prefect.test/api"), daemon, RelaySettings(), DriverSettings())
+        settings = Settings(
+            PrefectSettings(api_url="http://prefect.test/api"), daemon, RelaySettings(), DriverSettings()
+        )
         api = Prefect(MemoryWire(self.fake, life.reach), "pool")  # type: ignore[arg-type]
         pool = Pool(self.fake.pools["pool"]["id"], "pool", {})
         hand = BackendHand(self.backend, life.reach)
         parts = life.parts = main._built(settings, api, pool, hand, life.home / "pool")  # type: ignore[arg-type]
-        await parts.clusters.adopt()
+        await main._clusters_there(parts.clusters)
         async with parts.drivers.serve(self.backend.listen, parts.clusters.secret_of):
             await main._until_stopped(asyncio.Event(), main._loops(parts, daemon, api, "agent", Health()))
 
@@ -177,9 +177,13 @@ class Scene:
 
     def tale(self) -> str:
         """What happened, for whoever reads a failure."""
-        runs = {run: [(state["name"], state["timestamp"][17:]) for state in told] for run, told in self.fake.history.items()}
+        runs = {
+            run: [(state["name"], state["timestamp"][17:]) for state in told] for run, told in self.fake.history.items()
+        }
         lives = [(life.dies_at, life.is_dead, sorted(life.left)) for life in self.lives]
-        return f"runs {runs}\nledger {self.ledger}\nlives {lives}\nkept {self.kept() if self.life else None}\nnow {now()}"
+        return (
+            f"runs {runs}\nledger {self.ledger}\nlives {lives}\nkept {self.kept() if self.life else None}\nnow {now()}"
+        )
 
     def is_over(self) -> bool:
         return all(run["state"]["type"] in TERMINAL for run in self.fake.runs.values())

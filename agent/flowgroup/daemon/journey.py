@@ -9,7 +9,7 @@ next poll: what can be tried again is tried here until the deadline, and then th
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -125,8 +125,7 @@ class Journeys:
                 return
             with self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
                 log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
-                async with renewed(self.api, sent.lease) as stop_renewing:
-                    outcome = await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
+                outcome = await self._carried(sent.id, sent.attempt, self._watched(sent, asked))
                 reached("watched")
                 await self._tell(sent.id, sent.attempt, outcome)
                 self.drivers.forget(sent.cluster, sent.attempt)
@@ -156,7 +155,7 @@ class Journeys:
             return 0.0
         with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
             with self.cancels.listening(run.id) as asked:
-                outcome = await self._outcome(run, plan, asked)
+                outcome = await self._carried(run.id, attempt, self._outcome(run, plan, asked))
                 reached("watched")
                 await self._tell(run.id, attempt, outcome)
             self.drivers.forget(plan.spec.name, attempt)
@@ -165,26 +164,34 @@ class Journeys:
 
     async def _outcome(self, run: ClaimedRun, plan: Placement, asked: Asked) -> Outcome:
         began = asyncio.get_running_loop().time()
+        async with renewed(self.api, run.lease) as stop_renewing:
+            sent = await self._sent(run, plan, asked)
+
+            def on_running() -> None:
+                stop_renewing()
+                STAGE_SECONDS.labels("running").observe(asyncio.get_running_loop().time() - began)
+                log.get().info("run_running", run=run.id, attempt=run.attempt, cluster=sent.cluster)
+
+            return await self.watch.outcome(sent, asked=asked, on_running=on_running)
+
+    async def _watched(self, sent: SentRun, asked: Asked) -> Outcome:
+        async with renewed(self.api, sent.lease) as stop_renewing:
+            return await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
+
+    async def _carried(self, run_id: RunId, attempt: AttemptId, carrying: Awaitable[Outcome]) -> Outcome:
+        """How the run ended, or what kept us from carrying it."""
         try:
-            async with renewed(self.api, run.lease) as stop_renewing:
-                sent = await self._sent(run, plan, asked)
-
-                def on_running() -> None:
-                    stop_renewing()
-                    STAGE_SECONDS.labels("running").observe(asyncio.get_running_loop().time() - began)
-                    log.get().info("run_running", run=run.id, attempt=run.attempt, cluster=sent.cluster)
-
-                return await self.watch.outcome(sent, asked=asked, on_running=on_running)
+            return await carrying
         except Interrupted:
             return Cancelled("Cancelled before it started.")
         except Transient as exc:
             return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
         except Permanent as exc:
             if isinstance(exc, ClusterFailed) and exc.start_log:
-                await self._log_start_script(run.id, exc.start_log)
+                await self._log_start_script(run_id, exc.start_log)
             return Crashed(str(exc))
         except Exception as exc:  # noqa: BLE001 (the one place) one run's trouble must not become another's
-            log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
+            log.get().exception("run_not_carried", run=run_id, attempt=attempt)
             return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: Asked) -> SentRun:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
@@ -57,6 +57,7 @@ from flowgroup.model.ids import RelayName, digest
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 
+T = TypeVar("T")
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
 _GOODBYE_TIMEOUT_S = 3.0
 _SAID_AGAIN_S = 30.0
@@ -123,7 +124,8 @@ async def _serve(
 ) -> None:
     daemon, health = settings.daemon, Health()
     parts = _built(settings, api, pool, backend, folder)
-    await parts.clusters.adopt()
+    if not await _unless_stopped(stop, _clusters_there(parts.clusters)):
+        return
     async with (
         parts.drivers.serve(backend.listen, parts.clusters.secret_of),
         serve(health, daemon.health_host, daemon.health_port) as port,
@@ -298,6 +300,25 @@ async def _pool_there(api: Prefect, url: str | None) -> Pool:
             raise Refused(str(exc)) from exc
 
 
+async def _clusters_there(clusters: Clusters) -> bool:
+    """
+    Take over what there is, as soon as the backend says it: without that every run that a driver has would look lost.
+
+    Raises Permanent when the backend answers that it will not.
+    """
+    tries = 0
+    while True:
+        try:
+            await clusters.adopt()
+        except Transient as exc:
+            tries += 1
+            if tries == 1:
+                log.get().warning("clusters_not_found_yet", reason=str(exc), then="trying again")
+            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
+        else:
+            return True
+
+
 async def _made_again(api: Prefect, events: Events | None) -> None:
     pool = await api.ensure_pool()
     api.forget_cached()
@@ -305,7 +326,7 @@ async def _made_again(api: Prefect, events: Events | None) -> None:
         events.follow(pool.id)
 
 
-async def _unless_stopped(stop: asyncio.Event, starting: Coroutine[Any, Any, Pool]) -> Pool | None:
+async def _unless_stopped(stop: asyncio.Event, starting: Coroutine[Any, Any, T]) -> T | None:
     try:
         return await unless(stop, starting, name="start")
     except Interrupted:

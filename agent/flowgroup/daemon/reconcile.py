@@ -20,7 +20,7 @@ from flowgroup.errors import FlowgroupError
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by
 from flowgroup.model.orders import Attempt
 from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Outcome, SentRun
-from flowgroup.model.states import SeenRun, StateType
+from flowgroup.model.states import SeenRun, StateType, is_left_behind
 
 _EVERY_S = 30.0
 _RETURN_TIMEOUT_S = 15.0
@@ -143,8 +143,8 @@ class Reconcile:
 
     async def _compare(self) -> None:
         try:
-            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING")
-            runs += [run for run in await self.api.runs_named("AwaitingRetry") if run.waits_in_process]
+            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING", "PAUSED")
+            runs += await self.api.runs_named("AwaitingRetry")
             for run in runs:
                 await self._judge(run)
             await self._close_stale()
@@ -152,7 +152,7 @@ class Reconcile:
             log.get().warning("reconcile_put_off", reason=str(exc))
 
     async def _judge(self, run: SeenRun) -> None:
-        if self._is_carried(run.id):
+        if is_left_behind(run) or self._is_carried(run.id):
             return
         attempt = await self.api.last_claim(run.id)
         if attempt is None or not made_by(self.owner, attempt):
