@@ -2,7 +2,7 @@
 Named points of the run's line at which a test ends the daemon, as `kill -9` would.
 
 They lie before and after each call that changes something outside of the daemon. Nothing happens at them unless `at` is
-replaced, which only tests and `flowgroup.dev.dying` do.
+replaced, which only tests do.
 """
 
 from collections.abc import Callable
