@@ -61,8 +61,8 @@ class Boots:
         if self.fails:
             self.fails -= 1
             raise Transient("still busy")
-        self.deleted.append(name)
-        del self.clusters[name]
+        if self.clusters.pop(name, None):
+            self.deleted.append(name)
         self.dead.pop(name, None)
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
