@@ -202,6 +202,7 @@ async def test_clusters_that_never_came_leave_nothing_in_memory() -> None:
     backend.fails = 1
     with clusters.lease(spec().name, ONE, 5), pytest.raises(Transient):
         await clusters.ready(spec())
+    await reaping(clusters, 10)  # it may have been made all the same
     assert clusters._clusters == {}
 
 
@@ -224,3 +225,39 @@ async def test_the_first_run_is_told_all_of_a_cluster_and_later_ones_what_is_a_w
     assert [one.text for one in await clusters.remarks(name)] == ["it is x", "mind"]
     backend.told = ()
     assert [one.text for one in await clusters.remarks(name)] == ["mind"]
+
+
+async def test_a_cluster_that_was_made_without_our_knowing_goes_when_nobody_needs_it() -> None:
+    clusters, backend, _ = made()
+    backend.is_answer_lost = True
+    with clusters.lease(spec().name, ONE, 5.0):
+        with pytest.raises(Transient):
+            await clusters.ready(spec())
+        await reaping(clusters, 30)
+        assert backend.deleted == []
+    await reaping(clusters, 10)
+    assert backend.deleted == [spec().name]
+    await reaping(clusters, 30)
+    assert backend.deleted == [spec().name]
+
+
+async def test_a_cluster_that_was_made_without_our_knowing_is_found_by_the_next_try() -> None:
+    clusters, backend, _ = made()
+    backend.is_answer_lost = True
+    with clusters.lease(spec().name, ONE, 5.0):
+        with pytest.raises(Transient):
+            await clusters.ready(spec())
+        backend.is_answer_lost = False
+        await clusters.ready(spec())
+        await reaping(clusters, 30)
+    assert backend.deleted == []
+
+
+async def test_a_cluster_that_cannot_be_seen_is_not_dead() -> None:
+    clusters, backend, _ = made()
+    await clusters.ready(spec())
+    backend.dead[spec().name] = "killed"
+    backend.is_unseen = True
+    assert await clusters.look(spec().name) is None
+    backend.is_unseen = False
+    assert await clusters.look(spec().name) == "killed"

@@ -293,3 +293,14 @@ async def test_a_daemon_that_stops_while_a_cluster_is_being_made_knows_it_afterw
     await asyncio.sleep(2)
     assert at.clusters.names() == at.backend.made
     assert len(at.backend.made) == 1
+
+
+async def test_nothing_is_made_for_a_run_whose_journey_is_over() -> None:
+    async with warming() as at:
+        run = at.fake.add_run(at.flow(), in_s=1.0)
+        at.held.add(RunId(run))  # its journey begins when it has just been seen, ahead of its time
+        await at.at(5)
+        at.fake.put_state(run, "COMPLETED")
+        at.held.clear()
+        await at.at(60)
+        assert at.backend.made == []

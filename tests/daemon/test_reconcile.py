@@ -286,3 +286,21 @@ async def test_an_api_that_does_not_say_whose_a_run_is_ends_none() -> None:
         at.fake.fail("flow_run_states", 503, times=1_000_000)
         await reconciled(at, 5)
         assert [one.attempt for one in at.attempts] == [attempt]
+
+
+@pytest.mark.parametrize(
+    ("name", "details", "then"),
+    [
+        ("Paused", {"pause_reschedule": False}, "CRASHED"),
+        ("Paused", {"pause_reschedule": True}, "PAUSED"),
+        ("Suspended", {"pause_reschedule": True}, "PAUSED"),
+    ],
+)
+async def test_a_run_that_paused_in_a_process_that_is_gone_is_found(
+    name: str, details: dict[str, bool], then: str
+) -> None:
+    async with found() as at:
+        run, _ = at.run("RUNNING")
+        at.fake.put_state(run, "PAUSED", name, **details)
+        await reconciled(at, 20)
+        assert at.fake.states(run)[-1] == then

@@ -42,7 +42,7 @@ async def completes(order: Order, running: Callable[[], None]) -> Exit:
 @dataclass
 class FakeDriver:
     """
-    One driver process. `attempts` is what its status says, every `every_s`; a daemon that is silent for `silent_s` is left,
+    One driver process. `attempts` is what its status says, every `interval_s`; a daemon that is silent for `silent_s` is left,
     as on another host.
     """
 
@@ -53,7 +53,8 @@ class FakeDriver:
     pid: int
     ready_after_s: float = 0.0
     trouble: str | None = None
-    every_s: float = 0.2
+    interval_s: float = 0.2
+    again_s: float = 0.05
     silent_s: float | None = None
     orders: list[Order] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
@@ -74,7 +75,7 @@ class FakeDriver:
                     reader, writer = await asyncio.open_unix_connection(str(self.socket))
                     self._writer = writer
                     await self._talk(reader, writer, began)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(self.again_s)
         finally:
             self.is_alive = False
             for child in self._children.values():
@@ -112,9 +113,10 @@ class FakeDriver:
             status = Status(ready=is_ready, trouble=self.trouble, attempts=tuple(self.attempts.values()), seals=seals)
             if not self.is_deaf:
                 writer.write(encode(status))
-                await writer.drain()
+                with contextlib.suppress(ConnectionError):  # whoever reads notices, and dials again
+                    await writer.drain()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self.every_s)
+                await asyncio.wait_for(self._changed.wait(), self.interval_s)
 
     def _hear(self, frame: Order | Cancel | Suspend | Forget | Shutdown) -> None:
         match frame:
@@ -162,9 +164,10 @@ class FakeBackend:
     relay_key: str = "key"
     relays: tuple[RelayName, ...] = (FIRST_RELAY,)
     ready_after_s: float = 0.0
-    every_s: float = 0.2
     silent_s: float | None = None
     trouble: str | None = None
+    interval_s: float = 0.2
+    again_s: float = 0.05
     dies_at_start: str | None = None
     waits_for: str | None = None
     renew_every_s: float | None = None
@@ -184,6 +187,7 @@ class FakeBackend:
     _pids: int = 1000
 
     async def find(self) -> list[Found]:
+        await self._step("find")
         return list(self.clusters.values())
 
     async def create(self, spec: ClusterSpec) -> Found:
@@ -206,7 +210,8 @@ class FakeBackend:
             pid=self._pids,
             ready_after_s=self.ready_after_s,
             trouble=self.trouble,
-            every_s=self.every_s,
+            interval_s=self.interval_s,
+            again_s=self.again_s,
             silent_s=self.silent_s,
         )
         self.drivers[name] = driver

@@ -25,11 +25,16 @@ class Boots:
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
     fails: int = 0
+    is_answer_lost: bool = False
+    is_unseen: bool = False
     told: tuple[Remark, ...] = ()
     python: str | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def find(self) -> list[Found]:
+        if self.fails:
+            self.fails -= 1
+            raise Transient("the backend is away")
         return list(self.clusters.values())
 
     async def create(self, spec: ClusterSpec) -> Found:
@@ -40,6 +45,8 @@ class Boots:
         self.made.append(spec.name)
         self.clusters[spec.name] = Found(spec.name, spec, "secret")
         self.tasks.append(asyncio.create_task(self._boot(spec.name)))
+        if self.is_answer_lost:
+            raise Transient("made, and its answer never arrived")
         return self.clusters[spec.name]
 
     async def _boot(self, name: ClusterName) -> None:
@@ -54,14 +61,16 @@ class Boots:
         if self.fails:
             self.fails -= 1
             raise Transient("still busy")
-        self.deleted.append(name)
-        del self.clusters[name]
+        if self.clusters.pop(name, None):
+            self.deleted.append(name)
         self.dead.pop(name, None)
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         return self.told
 
     async def look(self, name: ClusterName) -> str | None:
+        if self.is_unseen:
+            raise Transient("the backend is away")
         return self.dead.get(name)
 
     async def why_never(self, name: ClusterName) -> str | None:

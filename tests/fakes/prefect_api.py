@@ -2,7 +2,7 @@
 Prefect's API as an ASGI app: claims, limits, leases and terminal states as the real server keeps them.
 
 `fail(pattern, how, times)` makes calls whose `METHOD /path` matches go wrong: a status code, `html` (a page instead of
-JSON), or `lost` (the call is done, and its answer never arrives).
+JSON), `lost` (the call is done, and its answer never arrives) or, in virtual time, `late` (that, and it is done afterwards).
 """
 
 import json
@@ -144,7 +144,7 @@ class FakePrefect:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         self.headers.append(headers)
         query = scope.get("query_string", b"").decode()
-        code, answer, extra = self._answer(scope["method"], scope["path"], query, headers, body)
+        code, answer, extra = self.answer(scope["method"], scope["path"], query, headers, body)
         content = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
         await send(
             {
@@ -155,7 +155,11 @@ class FakePrefect:
         )
         await send({"type": "http.response.body", "body": content})
 
-    def _answer(
+    def fault_of(self, what: str) -> Fault | None:
+        """What is to go wrong with the call `METHOD /path`."""
+        return next((one for one in self.faults if one.times > 0 and re.search(one.pattern, what)), None)
+
+    def answer(
         self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, Json, dict[str, str]]:
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
@@ -165,8 +169,8 @@ class FakePrefect:
         path = path.removeprefix(self.prefix)
         what = f"{method} {path}"
         self.calls.append(what)
-        fault = next((one for one in self.faults if one.times > 0 and re.search(one.pattern, what)), None)
-        if fault is None:
+        fault = self.fault_of(what)
+        if fault is None or fault.how == "late":
             return (*self._route(method, path, query, json.loads(body) if body else {}), {})
         fault.times -= 1
         if fault.how == "lost":

@@ -187,7 +187,7 @@ class World:
         names = ("a", "b")
         service: Any = Service(*(self.folder / name / "pool" / "daemon.sock" for name in names))
         self.backend = FakeBackend(
-            service, self.engine, relay_socket=self.folder / "relay.sock", every_s=1.0, silent_s=10.0
+            service, self.engine, relay_socket=self.folder / "relay.sock", interval_s=1.0, silent_s=10.0
         )
         self.daemons = [Daemon(self, name) for name in names]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.seals import Seals
 from flowgroup.edge.files import read_text, write_atomically
 from flowgroup.edge.relay_control import OpenAttempt
@@ -84,6 +85,7 @@ class Attempts:
         opened = OpenAttempt(run.attempt, run.id, hashed, results, cluster, relay)
         self._change({**self._open, run.attempt: opened})
         await self._tell(relay)
+        reached("opened")
         return Opened(run.attempt, token, self._seals.seal(opened) if self._seals else "")
 
     async def close(self, attempt: AttemptId) -> None:
@@ -98,6 +100,7 @@ class Attempts:
     async def _close_at(self, relay: RelayName, attempt: AttemptId) -> None:
         try:
             self._save()
+            reached("shut")
             await self._relays.of(relay).close(attempt)
         except FlowgroupError as exc:
             log.get().warning("relay_close_put_off", attempt=attempt, reason=str(exc))
@@ -162,6 +165,7 @@ class Attempts:
                 return
             telling = self._version
             self._save()
+            reached("opening")
             await self._relays.of(relay).level(self._at(relay))
             told.version = telling
 

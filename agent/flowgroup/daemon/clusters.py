@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
@@ -92,9 +93,14 @@ class ClusterFailed(Permanent):
 
 @dataclass(slots=True)
 class _Cluster:
-    """One name: the cluster that exists under it, if any, and who needs it. `idle_since` is of the event loop's clock."""
+    """
+    One name: the cluster that exists under it, if any, and who needs it. `idle_since` is of the event loop's clock.
+
+    `may_exist`: it was to be made, and the backend has not said that it is, or that it is gone.
+    """
 
     found: Found | None = None
+    may_exist: bool = False
     leases: set[RunId] = field(default_factory=set)
     expected: dict[RunId, asyncio.Event] = field(default_factory=dict)
     turn: RunId | None = None
@@ -146,16 +152,21 @@ class Clusters:
         return {name: cluster.found.spec for name, cluster in self._clusters.items() if cluster.found}
 
     async def look(self, name: ClusterName) -> str | None:
+        """Why its processes are dead; None while they live, and while nobody can see: what is not known must end no run."""
         if self.secret_of(name) is None:
             return "the cluster is not there any more"
-        return await self._backend.look(name)
+        try:
+            return await self._backend.look(name)
+        except FlowgroupError as exc:
+            log.get().warning("cluster_not_seen", cluster=name, reason=str(exc))
+            return None
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that is not ready waits for, for a run's message; None if that is not known or not known soon."""
         try:
             async with asyncio.timeout(_WHY_TIMEOUT_S):
                 return await self._backend.why_waiting(name) if self.secret_of(name) is not None else None
-        except TimeoutError:
+        except (TimeoutError, FlowgroupError):
             return None
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
@@ -279,7 +290,10 @@ class Clusters:
 
     async def _make(self, cluster: _Cluster, spec: ClusterSpec) -> None:
         log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
+        reached("making")
+        cluster.may_exist = True
         cluster.found = await self._backend.create(spec)
+        reached("made")
         CLUSTERS_MADE.inc()
         self._count()
 
@@ -331,13 +345,23 @@ class Clusters:
 
     def _forget_if_nothing(self, name: ClusterName) -> None:
         cluster = self._cluster(name)
-        if not (cluster.found or cluster.leases or cluster.expected or cluster.turn or cluster.lock.locked()):
+        if not (
+            cluster.found
+            or cluster.may_exist
+            or cluster.leases
+            or cluster.expected
+            or cluster.turn
+            or cluster.lock.locked()
+        ):
             del self._clusters[name]
 
     async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
         self._drivers.shut_down(name)
+        reached("deleting")
         await self._backend.delete(name)
+        reached("deleted")
         cluster.found = cluster.remarks = None
+        cluster.may_exist = False
         self._count()
 
     def _cluster(self, name: ClusterName) -> _Cluster:
@@ -351,6 +375,6 @@ class Clusters:
 
 
 def _is_idle(cluster: _Cluster, now: float) -> bool:
-    if cluster.found is None or cluster.leases or cluster.expected or cluster.turn:
+    if not (cluster.found or cluster.may_exist) or cluster.leases or cluster.expected or cluster.turn:
         return False
     return now - cluster.idle_since >= cluster.idle_timeout_s

@@ -9,7 +9,7 @@ next poll: what can be tried again is tried here until the deadline, and then th
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.clusters import ClusterFailed
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.plan import planned
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
@@ -104,11 +105,14 @@ class Journeys:
 
     async def carry(self, due: DueRun) -> float:
         """Carry a due run to its end. Returns for how many seconds it need not be looked at again."""
+        reached("due")
         with self.slots.hold(due.id) as held:
             if not held:
                 return 0.0
             try:
+                reached("held")
                 plan = await self._plan(due)
+                reached("planned")
                 with self.clusters.turn(_spec(plan), due.id) as is_ours:
                     return await self._carry(due, plan) if is_ours else 0.0
             except FlowgroupError as exc:  # nobody has it yet: it is still due
@@ -122,10 +126,11 @@ class Journeys:
                 return
             with self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
                 log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
-                async with renewed(self.api, sent.lease) as stop_renewing:
-                    outcome = await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
+                outcome = await self._carried(sent.id, sent.attempt, self._watched(sent, asked))
+                reached("watched")
                 await self._tell(sent.id, sent.attempt, outcome)
                 self.drivers.forget(sent.cluster, sent.attempt)
+                reached("forgotten")
 
     async def _plan(self, due: DueRun) -> Placement | Crashed:
         """Where the run goes. A refusal is said in the run's state, so it is a plan too."""
@@ -137,6 +142,7 @@ class Journeys:
 
     async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
         attempt = new_attempt(self.owner, uuid.uuid4())
+        reached("claiming")
         with STAGE_SECONDS.labels("claimed").time():
             claiming = until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
             run = await to_its_end(claiming, name=f"claim {due.id}", timeout_s=_GOODBYE_TIMEOUT_S)
@@ -145,37 +151,49 @@ class Journeys:
             log.get().info("run_not_claimed", run=due.id, reason=run.reason, again_in_s=run.delay_s)
             return run.delay_s
         _note_claimed(run)
+        reached("claimed")
         if isinstance(plan, Crashed):
             await self._tell(run.id, attempt, plan)
             return 0.0
         with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
             with self.cancels.listening(run.id) as asked:
-                await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
+                outcome = await self._carried(run.id, attempt, self._outcome(run, plan, asked))
+                reached("watched")
+                await self._tell(run.id, attempt, outcome)
             self.drivers.forget(plan.spec.name, attempt)
+            reached("forgotten")
         return 0.0
 
     async def _outcome(self, run: ClaimedRun, plan: Placement, asked: Asked) -> Outcome:
         began = asyncio.get_running_loop().time()
+        async with renewed(self.api, run.lease) as stop_renewing:
+            sent = await self._sent(run, plan, asked)
+
+            def on_running() -> None:
+                stop_renewing()
+                STAGE_SECONDS.labels("running").observe(asyncio.get_running_loop().time() - began)
+                log.get().info("run_running", run=run.id, attempt=run.attempt, cluster=sent.cluster)
+
+            return await self.watch.outcome(sent, asked=asked, on_running=on_running)
+
+    async def _watched(self, sent: SentRun, asked: Asked) -> Outcome:
+        async with renewed(self.api, sent.lease) as stop_renewing:
+            return await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
+
+    async def _carried(self, run_id: RunId, attempt: AttemptId, carrying: Awaitable[Outcome]) -> Outcome:
+        """How the run ended, or what kept us from carrying it."""
         try:
-            async with renewed(self.api, run.lease) as stop_renewing:
-                sent = await self._sent(run, plan, asked)
-
-                def on_running() -> None:
-                    stop_renewing()
-                    STAGE_SECONDS.labels("running").observe(asyncio.get_running_loop().time() - began)
-                    log.get().info("run_running", run=run.id, attempt=run.attempt, cluster=sent.cluster)
-
-                return await self.watch.outcome(sent, asked=asked, on_running=on_running)
+            return await carrying
         except Interrupted:
             return Cancelled("Cancelled before it started.")
         except Transient as exc:
             return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
         except Permanent as exc:
             if isinstance(exc, ClusterFailed) and exc.start_log:
-                await self._log_start_script(run.id, exc.start_log)
+                await self._log_start_script(run_id, exc.start_log)
             return Crashed(str(exc))
         except Exception as exc:  # noqa: BLE001 (the one place) one run's trouble must not become another's
-            log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
+            log.get().exception("run_not_carried", run=run_id, attempt=attempt)
             return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: Asked) -> SentRun:
@@ -223,9 +241,12 @@ class Journeys:
 
     async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
         # First nothing may speak for the attempt any more: a child that is left must not follow what we say now.
+        reached("closing")
         await self.attempts.close(attempt)
+        reached("closed")
         with STAGE_SECONDS.labels("told").time():
             await self.teller.tell(run_id, attempt, outcome)
+        reached("told")
         name = type(outcome).__name__.lower()
         RUNS_FINISHED.labels(name).inc()
         log.get().info("run_ended", run=run_id, attempt=attempt, outcome=name)

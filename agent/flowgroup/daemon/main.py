@@ -65,7 +65,6 @@ from flowgroup.settings import DaemonSettings, Settings, ui_of
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
 _GOODBYE_TIMEOUT_S = 3.0
-_ADOPT_TIMEOUT_S = 300.0
 _SAID_AGAIN_S = 30.0
 
 
@@ -175,7 +174,7 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     api.forget_cached()
     pool = await unless(stop, _pool_there(api, at.settings.prefect.api_url), name="start")
     parts = _built(at, pool)
-    await until(parts.clusters.adopt, timeout_s=_ADOPT_TIMEOUT_S)
+    await unless(stop, _clusters_there(parts.clusters), name="adopt")
     async with (
         parts.drivers.serve(at.backend.listen, parts.clusters.secret_of),
         aclosing(parts.relays),
@@ -353,6 +352,25 @@ async def _pool_there(api: Prefect, url: str | None) -> Pool:
             raise
         except Permanent as exc:
             raise Refused(str(exc)) from exc
+
+
+async def _clusters_there(clusters: Clusters) -> None:
+    """
+    Take over what there is, as soon as the backend says it: without that every run that a driver has would look lost.
+
+    Raises Permanent when the backend answers that it will not.
+    """
+    tries = 0
+    while True:
+        try:
+            await clusters.adopt()
+        except Transient as exc:
+            tries += 1
+            if tries == 1:
+                log.get().warning("clusters_not_found_yet", reason=str(exc), then="trying again")
+            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
+        else:
+            return
 
 
 async def _made_again(api: Prefect, events: Events | None) -> None:

@@ -153,6 +153,8 @@ class Prewarm:
 
     def _is_near(self, coming: _Coming) -> bool:
         left_s = self._left_s(coming)
+        if left_s <= 0.0:  # its journey has it, or has had it: nothing is made for a run that may be over
+            return False
         if coming.cluster in self.clusters.names():
             return left_s <= self.ahead.within_s
         making = {one.cluster for one in self._coming.values() if one.is_held_back}

@@ -48,7 +48,4 @@ async def _delete(clusters: Clusters, name: ClusterName) -> None:
 
 async def _look_after(clusters: Clusters) -> None:
     for name in clusters.names():
-        try:
-            await clusters.look(name)
-        except FlowgroupError as exc:
-            log.get().warning("cluster_not_seen", cluster=name, reason=str(exc))
+        await clusters.look(name)

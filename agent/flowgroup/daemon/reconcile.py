@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.wake import Wake
 from flowgroup.edge.relay_control import OpenAttempt
@@ -20,7 +21,7 @@ from flowgroup.model.causes import marked
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by
 from flowgroup.model.orders import Attempt
 from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Outcome, SentRun
-from flowgroup.model.states import SeenRun, StateType
+from flowgroup.model.states import SeenRun, StateType, is_left_behind
 
 _EVERY_S = 30.0
 _RETURN_TIMEOUT_S = 15.0
@@ -129,6 +130,7 @@ class Reconcile:
 
     async def _resume(self, sent: SentRun) -> None:
         """A run that has not begun yet has its concurrency lease in its state; without an answer it goes without."""
+        reached("resuming")
         try:
             seen = await self.api.read(sent.id)
             if seen and seen.state.attempt == sent.attempt:
@@ -142,8 +144,8 @@ class Reconcile:
 
     async def _compare(self) -> None:
         try:
-            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING")
-            runs += [run for run in await self.api.runs_named("AwaitingRetry") if run.waits_in_process]
+            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING", "PAUSED")
+            runs += await self.api.runs_named("AwaitingRetry")
             for run in runs:
                 await self._judge(run)
             await self._close_stale()
@@ -151,7 +153,7 @@ class Reconcile:
             log.get().warning("reconcile_put_off", reason=str(exc))
 
     async def _judge(self, run: SeenRun) -> None:
-        if self._is_carried(run.id):
+        if is_left_behind(run) or self._is_carried(run.id):
             return
         attempt = await self.api.last_claim(run.id)
         if attempt is None or not made_by(self.owner, attempt):
@@ -159,6 +161,7 @@ class Reconcile:
         if self._is_carried(run.id) or await self._may_live(attempt):
             return
         log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
+        reached("judging")
         await self.attempts.close(attempt)
         end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
         await self.teller.tell(run.id, attempt, end or verdict(run))

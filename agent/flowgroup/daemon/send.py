@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.metrics import STAGE_SECONDS
 from flowgroup.model.bundle import BundleRef
 from flowgroup.model.clusters import Found
@@ -62,6 +63,7 @@ class Sender:
         with STAGE_SECONDS.labels("placed").time():
             found = await self.clusters.ready(plan.spec)
         log.get().info("run_placed", run=run.id, attempt=run.attempt, cluster=found.name)
+        reached("placed")
         with STAGE_SECONDS.labels("sent").time():
             assert plan.deployment is not None  # `place` refuses runs without one
             opened, known, code, remarks = await asyncio.gather(
@@ -71,7 +73,9 @@ class Sender:
                 self.clusters.remarks(found.name),
             )
             order = self._order(run, plan, opened, known, code)
+            reached("ordering")
             self.drivers.send(found.name, order.model_copy(update={"remarks": remarks}))
+        reached("sent")
         log.get().info("run_sent", run=run.id, attempt=run.attempt, cluster=found.name)
         return SentRun(id=run.id, attempt=run.attempt, cluster=found.name, lease=run.lease)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.points import reached
 from flowgroup.edge.prefect import Standing
 from flowgroup.edge.wire import Unauthorized
 from flowgroup.errors import Permanent, Transient
@@ -68,7 +69,10 @@ class Teller:
             saying = to_say(seen, outcome) if seen else None
             if saying is None:
                 return
-            if (await self.api.say(run_id, saying)).accepted:
+            reached("saying")
+            standing = await self.api.say(run_id, saying)
+            reached("said")
+            if standing.accepted:
                 log.get().info("run_told", run=run_id, state=saying.type, reason=saying.message)
                 return
         raise Permanent(f"the API refused {_ROUNDS} times to take the end of run {run_id}")

@@ -67,7 +67,7 @@ def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
     A terminal state stands. A run that is Scheduled or suspended has left our attempt behind, unless its engine was
     to wake up in a process that is no more. Nothing but Cancelled may follow Cancelling.
     """
-    if seen.state.is_terminal or _left_behind(seen):
+    if seen.state.is_terminal or is_left_behind(seen):
         return None
     saying = None
     match outcome:
@@ -84,7 +84,8 @@ def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
     return saying
 
 
-def _left_behind(seen: SeenRun) -> bool:
+def is_left_behind(seen: SeenRun) -> bool:
+    """Whether the run waits without a process, until it is Scheduled or claimed again."""
     if seen.state.type == "SCHEDULED":
         return not seen.waits_in_process
     return seen.state.is_suspended or (seen.state.type == "PAUSED" and seen.state.reschedules)
