@@ -13,6 +13,7 @@ from pathlib import Path
 from flowgroup import log, settings
 from flowgroup.daemon.main import run
 from flowgroup.edge import local
+from flowgroup.edge.fence import Fence
 from flowgroup.edge.files import control_key
 from flowgroup.edge.local import Local
 from flowgroup.edge.processes import Running, python, spawn
@@ -79,7 +80,7 @@ def main(pool: str, ca: str, daemon_port: str, relay_port: str) -> None:
     read = Settings.read({"pool": pool})
     log.configure(room="daemon", level=read.daemon.log_level)
 
-    def backend(read: Settings, folder: Path) -> Local:
+    def backend(read: Settings, folder: Path, _: Fence) -> Local:
         return OverTls(
             folder,
             read.prefect,
