@@ -18,7 +18,7 @@ from flowgroup.edge import lines
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.endpoint import Endpoint, TlsPort
 from flowgroup.model.ids import AttemptId, ClusterName
-from flowgroup.model.orders import Attempt, Cancel, Hello, Status, encode
+from flowgroup.model.orders import Attempt, Cancel, Forget, Hello, Status, encode
 from tests.fakes.ca import FakeCA
 from tests.servers import free_port
 
@@ -57,13 +57,17 @@ class Driver:
 
     @asynccontextmanager
     async def dials(self, to: Endpoint, *, interval_s: float = 0.2) -> AsyncIterator["Driver"]:
-        line = Line(HELLO, lambda: self.status, self.heard.append, self.changed)
+        line = Line(HELLO, lambda: self.status, self._hear, self.changed)
         keeping = asyncio.create_task(line.keep(to, interval_s=interval_s), name="line")
         try:
             yield self
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
+
+    def _hear(self, frame: Any) -> None:
+        if frame != Forget(attempts=()):  # what a status is answered with
+            self.heard.append(frame)
 
 
 def at(port: int, ca: FakeCA, host: str = "127.0.0.1") -> Endpoint:

@@ -53,16 +53,21 @@ class Answers:
     async def look(self) -> None:
         names = self.clusters.names()
         self._answered = {name: answered for name, answered in self._answered.items() if name in names}
-        await asyncio.gather(*(self._answer(name) for name in names))
+        await asyncio.gather(*(self._answer(name, self.drivers.view(name)) for name in names if self._has_asked(name)))
 
-    async def _answer(self, name: ClusterName) -> None:
+    def _has_asked(self, name: ClusterName) -> bool:
+        """Whether there is a question; it is taken as answered from here on."""
         view = self.drivers.view(name)
         if view.line is None or view.status is None or not view.status.asks:
-            return
+            return False
         asked = (view.line.pid, view.status.asks)
         if self._answered.get(name) == asked:
-            return
+            return False
         self._answered[name] = asked
+        return True
+
+    async def _answer(self, name: ClusterName, view: View) -> None:
+        asks = self._answered[name][1]
         why: dict[str, str] = {}
         try:
             async with asyncio.timeout(_TIMEOUT_S):
@@ -72,4 +77,4 @@ class Answers:
         for process, cause in why.items():
             log.get().info("process_lost", cluster=name, process=process, reason=cause)
         if view.line is not None:
-            view.line.write(Losses(why=why, asks=asked[1]))
+            view.line.write(Losses(why=why, asks=asks))

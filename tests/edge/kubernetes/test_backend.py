@@ -285,6 +285,8 @@ async def test_a_scheduler_that_crashes_again_and_again_is_said(api: FakeKuberne
         "state": {"waiting": {"reason": "CrashLoopBackOff"}},
         "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
     }
+    container = {"name": "scheduler", "resources": {"limits": {"memory": "1Gi"}}}
+    api.objects["pods", f"{SPEC.name}-scheduler"]["spec"] = {"containers": [container]}
     api.set_status(f"{SPEC.name}-scheduler", phase="Running", containerStatuses=[entry])
     api.logs[f"{SPEC.name}-scheduler"] = "too much"
     said = str(await backend.look(SPEC.name))
