@@ -105,10 +105,20 @@ async def test_what_a_former_daemon_left_is_taken_over() -> None:
     assert backend.made == []
 
 
-async def reaping(clusters: Clusters, for_s: float) -> None:
+async def reaping(clusters: Clusters, for_s: float, *, settled: bool = True) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(for_s):
-            await reap(clusters, Wake(), lambda: None)
+            await reap(clusters, Wake(), lambda: None, settled=lambda: settled)
+
+
+async def test_nothing_is_taken_away_while_it_is_not_known_what_runs_there() -> None:
+    clusters, backend, _ = made()
+    backend.clusters[spec().name] = Found(spec().name, spec(), "old secret")
+    await clusters.adopt()
+    await reaping(clusters, 100, settled=False)
+    assert backend.deleted == []
+    await reaping(clusters, 5)
+    assert backend.deleted == [spec().name]
 
 
 async def test_a_cluster_lives_while_it_has_a_lease_and_then_for_its_idle_time() -> None:

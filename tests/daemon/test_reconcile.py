@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -40,12 +40,19 @@ class Found:
     is_whole: bool = True
     seals: dict[str, OpenAttempt] = field(default_factory=dict)
     resumed: list[SentRun] = field(default_factory=list)
+    leased: list[tuple[ClusterName, RunId]] = field(default_factory=list)
 
     def names(self) -> list[ClusterName]:
         return self.clusters
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name)
+
+    @contextmanager
+    def lease(self, name: ClusterName, run_id: RunId) -> Iterator[None]:
+        self.leased.append((name, run_id))
+        yield
+        self.leased.remove((name, run_id))
 
     def carried(self) -> list[tuple[ClusterName, Attempt]]:
         return [(CLUSTER, attempt) for attempt in self.has] if self.is_back else []
@@ -70,6 +77,7 @@ class Found:
         self.attempts = [one for one in self.attempts if one.attempt != attempt]
 
     async def resume(self, sent: SentRun) -> None:
+        assert (sent.cluster, sent.id) in self.leased, "its cluster was free to go while the API was asked for the run"
         with self.slots.hold(sent.id, even_if_full=True):
             self.resumed.append(sent)
             await asyncio.sleep(50)

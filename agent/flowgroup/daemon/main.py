@@ -300,7 +300,9 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             parts.is_streamed,
             health.loop("cancel", limit_s=_STUCK_S),
         ),
-        "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
+        "reap": reap(
+            parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S), settled=reconcile.is_settled
+        ),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
         "losses": parts.answers.run(health.loop("losses", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),

@@ -25,8 +25,13 @@ class Clusters(Protocol):
     async def look(self, name: ClusterName) -> str | None: ...
 
 
-async def reap(clusters: Clusters, wake: Wake, moved: Callable[[], None]) -> None:
-    """Without end. `wake` rings when a lease is given back."""
+async def reap(
+    clusters: Clusters, wake: Wake, moved: Callable[[], None], settled: Callable[[], bool] = lambda: True
+) -> None:
+    """
+    Without end. `wake` rings when a lease is given back. Until it is `settled` what a former daemon left is on which clusters,
+    each of them may be one that carries a run.
+    """
     clock = asyncio.get_running_loop().time
     looked_at = clock()
     while True:
@@ -35,7 +40,8 @@ async def reap(clusters: Clusters, wake: Wake, moved: Callable[[], None]) -> Non
             looked_at = clock()
             await _look_after(clusters)
         # Together: each takes as long as its processes take to end, which elsewhere may be half a minute.
-        await asyncio.gather(*(_delete(clusters, name) for name in clusters.idle()))
+        if settled():
+            await asyncio.gather(*(_delete(clusters, name) for name in clusters.idle()))
         await wake.wait(_LOOK_EVERY_S)
 
 

@@ -8,6 +8,7 @@ those whose last claim has our mark.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class Api(Protocol):
 class Clusters(Protocol):
     def names(self) -> list[ClusterName]: ...
     async def look(self, name: ClusterName) -> str | None: ...
+    def lease(self, name: ClusterName, run_id: RunId) -> AbstractContextManager[None]: ...
 
 
 class Drivers(Protocol):
@@ -61,7 +63,7 @@ class Attempts(Protocol):
     async def close(self, attempt: AttemptId) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reconcile:
     """`resume` carries on with a run that a driver has; `wake` rings when a driver has come or reported."""
 
@@ -76,6 +78,11 @@ class Reconcile:
     owner: str
     moved: Callable[[], None] = lambda: None
     resuming: set[RunId] = field(default_factory=set)
+    _is_settled: bool = field(default=False, init=False)
+
+    def is_settled(self) -> bool:
+        """Whether the drivers of a former daemon have said what they carry, or had their time to."""
+        return self._is_settled
 
     async def run(self) -> None:
         """Wait for the drivers of a former daemon, then compare for ever."""
@@ -83,6 +90,7 @@ class Reconcile:
             await self._drivers_back(resumed)
             if not self.attempts.is_whole:
                 await self._remember()
+            self._is_settled = True
             next_at = 0.0
             while True:
                 self.moved()
@@ -131,16 +139,17 @@ class Reconcile:
     async def _resume(self, sent: SentRun) -> None:
         """A run that has not begun yet has its concurrency lease in its state; without an answer it goes without."""
         reached("resuming")
-        try:
-            seen = await self.api.read(sent.id)
-            if seen and seen.state.attempt == sent.attempt:
-                sent = replace(sent, lease=seen.state.lease)
-        except FlowgroupError as exc:
-            log.get().warning("run_resumed_unread", run=sent.id, reason=str(exc))
-        try:
-            await self.resume(sent)
-        finally:
-            self.resuming.discard(sent.id)
+        with self.clusters.lease(sent.cluster, sent.id):  # the API may take its time
+            try:
+                seen = await self.api.read(sent.id)
+                if seen and seen.state.attempt == sent.attempt:
+                    sent = replace(sent, lease=seen.state.lease)
+            except FlowgroupError as exc:
+                log.get().warning("run_resumed_unread", run=sent.id, reason=str(exc))
+            try:
+                await self.resume(sent)
+            finally:
+                self.resuming.discard(sent.id)
 
     async def _compare(self) -> None:
         try:
