@@ -1,6 +1,5 @@
 """Two daemons for one pool, as the chart installs them: the one that leads is killed, frozen and replaced under load."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,8 +49,9 @@ def _lease(installed: Installed) -> str:
 
 def _holder(installed: Installed) -> str:
     """The pod that leads; "" if none does. Who leads has the pod's name, which is its host's, and a word behind it."""
-    spec = json.loads(installed.main("get", "lease", _lease(installed), "-o", "json"))["spec"]
-    return str(spec.get("holderIdentity") or "").rpartition("_")[0]
+    leases = installed.main.json("get", "leases")["items"]
+    held = {lease["metadata"]["name"]: lease["spec"].get("holderIdentity") or "" for lease in leases}
+    return str(held.get(_lease(installed), "")).rpartition("_")[0]
 
 
 def _taken_over(installed: Installed, before: str, within_s: float) -> float:

@@ -242,7 +242,10 @@ class FakeBackend:
         return self.is_scaled
 
     async def look(self, name: ClusterName) -> str | None:
-        return self.dead.get(name) if name in self.clusters else "it is not there"
+        if name not in self.clusters:
+            return "it is not there"
+        driver = self.drivers.get(name)
+        return self.dead.get(name) or (None if driver is None or driver.is_alive else "its driver has ended")
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)
