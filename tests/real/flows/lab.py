@@ -229,15 +229,9 @@ def _look(names: list[str], files: list[str], modules: list[str]) -> dict[str, A
 
     read = {file: Path(file).read_text() if Path(file).is_file() else None for file in files}
     found = {module: importlib.util.find_spec(module) is not None for module in modules}
-    digests = {
-        f"{name} digest": _digest(os.environ[name]) for name in names if name.endswith("_WORD") and name in os.environ
-    }
+    words = {f"{name} digest": os.environ[name] for name in names if name.endswith("_WORD") and name in os.environ}
+    digests = {name: hashlib.sha256(word.encode()).hexdigest()[:12] for name, word in words.items()}  # logs mask words
     return {**{name: os.environ.get(name) for name in names}, **digests, **read, **found}
-
-
-def _digest(word: str) -> str:
-    """What a log can show of a secret, which is masked there."""
-    return hashlib.sha256(word.encode()).hexdigest()[:12]
 
 
 def finds(names: list[str], files: list[str], modules: list[str]) -> dict[str, Any]:
