@@ -108,8 +108,8 @@ class Journeys:
                 return 0.0
             try:
                 plan = await self._plan(due)
-                with self.clusters.turn(_spec(plan), due.id) as is_ours:
-                    return await self._carry(due, plan) if is_ours else 0.0
+                with self.clusters.turn(_spec(plan), due.id) as is_ours, self.cancels.listening(due.id) as asked:
+                    return await self._carry(due, plan, asked) if is_ours else 0.0
             except FlowgroupError as exc:  # nobody has it yet: it is still due
                 log.get().warning("run_put_down", run=due.id, reason=str(exc))
                 return _PUT_DOWN_LONG_S if isinstance(exc, Permanent) else _PUT_DOWN_S
@@ -120,6 +120,7 @@ class Journeys:
             if not held:
                 return
             with self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
+                self.cancels.look_at(sent.id)  # what it was asked for meanwhile was said to nobody
                 log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
                 async with renewed(self.api, sent.lease) as stop_renewing:
                     outcome = await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
@@ -133,7 +134,8 @@ class Journeys:
         except Refused as exc:
             return Crashed(str(exc))
 
-    async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
+    async def _carry(self, due: DueRun, plan: Placement | Crashed, asked: Asked) -> float:
+        """`asked` is listened to before the claim: from then on the run may be cancelled."""
         attempt = new_attempt(self.owner, uuid.uuid4())
         with STAGE_SECONDS.labels("claimed").time():
             claiming = until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
@@ -147,8 +149,7 @@ class Journeys:
             await self._tell(run.id, attempt, plan)
             return 0.0
         with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
-            with self.cancels.listening(run.id) as asked:
-                await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
+            await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
             self.drivers.forget(plan.spec.name, attempt)
         return 0.0
 

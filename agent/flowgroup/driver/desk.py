@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from flowgroup import log
 from flowgroup.driver import oskit
 from flowgroup.driver.brief import Brief, environment
 from flowgroup.driver.exits import exit_of
+from flowgroup.driver.family import Family
 from flowgroup.driver.forks import Fds
 from flowgroup.driver.leash import CANCEL, SUSPEND
 from flowgroup.driver.outbox import Mailbag, Outbox
@@ -35,6 +36,8 @@ _LAST_WORDS_S = 1.0
 _COMMIT_S = 1.0
 _MEMORY_LOOK_S = 1.0
 _DELIVERY_S = 600.0
+_KILLED_S = 5.0
+_UNKILLABLE = "The run's process does not end though it was killed: it waits in the kernel, for a disk or a network file system maybe."
 
 
 class Forks(Protocol):
@@ -61,6 +64,7 @@ class Carried:
     started: asyncio.Event = field(default_factory=asyncio.Event)  # it has a pid, or will never have one
     answered: asyncio.Event = field(default_factory=asyncio.Event)  # the child has heard that it must end
     dead: asyncio.Event = field(default_factory=asyncio.Event)  # its process has ended: its pid may be another's now
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)  # it was killed, and the kernel does not let it go
 
     def now(self) -> Attempt:
         phase = "ended" if self.exit else self.notes.get("phase", "starting")
@@ -86,6 +90,10 @@ class Desk:
     templates: Templates | None = None
     preface: Preface = field(default_factory=Preface)
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
+    _family: Family = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._family = Family(self._living, lambda: any(not one.started.is_set() for one in self._carried.values()))
 
     def status(self) -> Status:
         all_of_them = self._carried.values()
@@ -127,7 +135,10 @@ class Desk:
         for carried in self._carried.values():
             if carried.pid and not carried.dead.is_set() and carried.order.dask:
                 carried.notes["cause"] = cause
-                oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
+                self._family.kill(carried.pid)
+
+    def _living(self) -> set[int]:
+        return {one.pid for one in self._carried.values() if one.pid and not one.dead.is_set()}
 
     async def _carry(self, carried: Carried) -> None:
         try:
@@ -174,10 +185,11 @@ class Desk:
             carried.started.set()
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
-            status = await forks.ended(carried.pid)
+            status = await self._ended(carried, forks.ended(carried.pid))
             carried.dead.set()
             watching.cancel()
-            oskit.kill(self._left_by(carried.pid, carried.order.attempt))
+            if left := await self._family.sweep():
+                _log.error("processes_left", run=carried.order.run_id, pids=sorted(left), reason="they wait in the kernel")
             forks.forget(carried.pid)
             await asyncio.wait([reading, noting, collecting], timeout=_LAST_WORDS_S)
             if not await self.outbox.emptied(bag, _DELIVERY_S):
@@ -189,6 +201,21 @@ class Desk:
             for end in (ours, ship_ours):
                 end.close()
         return exit_of(status, tail=output.tail(), notes=carried.notes)
+
+    @staticmethod
+    async def _ended(carried: Carried, ended: Coroutine[Any, Any, int]) -> int:
+        """The child's wait status; of one that cannot be killed, as if it had been: it will never run user code again."""
+        ending = asyncio.create_task(ended, name="ended")
+        giving_up = asyncio.create_task(carried.given_up.wait(), name="given up")
+        try:
+            await asyncio.wait((ending, giving_up), return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                return ending.result()
+            carried.notes["cause"] = _UNKILLABLE
+            return int(signal.SIGKILL)
+        finally:
+            ending.cancel()
+            giving_up.cancel()
 
     def _brief(self, carried: Carried, folder: Path) -> str:
         order = carried.order
@@ -223,27 +250,23 @@ class Desk:
         await carried.started.wait()
         if carried.dead.is_set() or carried.pid is None or carried.leash is None:
             return
-        with contextlib.suppress(OSError):
-            carried.leash.send(CANCEL)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carried.answered.wait(), _COMMIT_S)
-        if not carried.dead.is_set():
-            oskit.kill({carried.pid}, signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carried.dead.wait(), grace_s)
-        if not carried.dead.is_set():
-            _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
-            oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
+        if not carried.notes.get("reported"):  # else it has ended, but for its last records
+            await self._ask(carried, carried.pid, carried.leash)
+        if await _set_within(carried.dead, grace_s):
+            return
+        _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
+        self._family.kill(carried.pid)
+        if not await _set_within(carried.dead, _KILLED_S):
+            _log.error("child_not_killed", run=carried.order.run_id, pid=carried.pid, reason=_UNKILLABLE)
+            carried.given_up.set()
 
     @staticmethod
-    def _left_by(pid: int, attempt: str) -> set[int]:
-        """What a child started and that still runs: below it, in its session, or marked with its attempt."""
-        table = oskit.process_table()
-        below = oskit.descendants(pid, table)
-        orphans = {other for other, (parent, _) in table.items() if parent == os.getpid()} - below
-        return below | {
-            orphan for orphan in orphans if oskit.has_in_environment(orphan, f"FLOWGROUP_ATTEMPT={attempt}")
-        }
+    async def _ask(carried: Carried, pid: int, leash: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            leash.send(CANCEL)
+        await _set_within(carried.answered, _COMMIT_S)
+        if not carried.dead.is_set():
+            oskit.kill({pid}, signal.SIGTERM)
 
     async def _watch_memory(self, carried: Carried) -> None:
         limit = carried.order.memory_limit_bytes
@@ -262,6 +285,12 @@ class Desk:
         kept = sorted(outputs.glob("*.log"), key=lambda path: path.stat().st_mtime)
         for path in kept[:-_OUTPUTS_KEPT]:
             path.unlink(missing_ok=True)
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    return event.is_set()
 
 
 def _note(line: bytes) -> dict[str, Any]:

@@ -28,8 +28,9 @@ _RUN = "prefect.flow-run."
 _DUE = ("Scheduled", "Late", "Resuming", "AwaitingRetry")
 _CANCELLING = ("Cancelling",)
 _SUSPENDED = ("Suspended",)
+_OVER = ("Cancelled",)
 _CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.updated")
-_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED)] + list(_CHANGED)
+_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED, *_OVER)] + list(_CHANGED)
 _OPEN_TIMEOUT_S = 10.0
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
 _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
@@ -39,7 +40,7 @@ _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
 class Notice:
     """Look at something: `connected` means at everything, for what happened before is not told."""
 
-    kind: Literal["connected", "due", "cancelling", "suspended", "changed"]
+    kind: Literal["connected", "due", "cancelling", "suspended", "over", "changed"]
     run: RunId | None = None
 
 
@@ -138,4 +139,6 @@ def _notice(frame: str | bytes) -> Notice | None:
     run, what = RunId(resource.removeprefix(_RUN)), name.removeprefix(_RUN)
     if what in _SUSPENDED:
         return Notice("suspended", run)
+    if what in _OVER:
+        return Notice("over", run)
     return Notice("cancelling" if what in _CANCELLING else "due", run)
