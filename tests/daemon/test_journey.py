@@ -221,7 +221,9 @@ async def test_a_run_that_is_cancelled_while_it_is_claimed_makes_no_cluster() ->
         journey = asyncio.create_task(at.journeys.carry(run))
         while "PENDING" not in world.fake.states(run.id):
             await asyncio.sleep(0)
-        world.fake.put_state(run.id, "CANCELLING", transition_id=world.fake.history[run.id][-1]["state_details"]["transition_id"])
+        world.fake.put_state(
+            run.id, "CANCELLING", transition_id=world.fake.history[run.id][-1]["state_details"]["transition_id"]
+        )
         assert at.cancels.ask(run.id)
         await journey
         assert "sent" not in world.trail

@@ -323,5 +323,7 @@ def _in_state(run: Json, wanted: Json) -> bool:
     """Whether the run's state is as a filter says: all of it, or with `or_` any."""
     kinds = ("type", "name")
     found = [run["state"][what] in wanted[what]["any_"] for what in kinds if wanted.get(what, {}).get("any_")]
-    unlike = [run["state"][what] not in wanted[what]["not_any_"] for what in kinds if "not_any_" in wanted.get(what, {})]
+    unlike = [
+        run["state"][what] not in wanted[what]["not_any_"] for what in kinds if "not_any_" in wanted.get(what, {})
+    ]
     return any(found) if wanted.get("operator") == "or_" else all(found + unlike)

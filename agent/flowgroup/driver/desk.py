@@ -189,7 +189,9 @@ class Desk:
             carried.dead.set()
             watching.cancel()
             if left := await self._family.sweep():
-                _log.error("processes_left", run=carried.order.run_id, pids=sorted(left), reason="they wait in the kernel")
+                _log.error(
+                    "processes_left", run=carried.order.run_id, pids=sorted(left), reason="they wait in the kernel"
+                )
             forks.forget(carried.pid)
             await asyncio.wait([reading, noting, collecting], timeout=_LAST_WORDS_S)
             if not await self.outbox.emptied(bag, _DELIVERY_S):
@@ -227,9 +229,8 @@ class Desk:
         reader, writer = await asyncio.open_connection(sock=leash.dup())
         try:
             while line := await reader.readline():
-                with contextlib.suppress(
-                    ValueError, TypeError
-                ):  # user code may write there too: nonsense is not ours to obey
+                # User code may write there too: nonsense is not ours to obey.
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
                     carried.notes.update(_note(line))
                 if imported := carried.notes.pop("imported", None):
                     self._learn(carried.order, imported)

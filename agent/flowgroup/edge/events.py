@@ -103,8 +103,8 @@ class Events:
     async def _subscribe(self, socket: ClientConnection) -> None:
         await socket.send(json.dumps({"type": "auth", "token": self._credentials.word()}))
         async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            answer = json.loads(await socket.recv())
-        if not isinstance(answer, dict) or answer.get("type") != "auth_success":
+            answer = await socket.recv()
+        if not is_welcome(answer):
             raise Transient("the event stream does not take our key")
         await socket.send(json.dumps({"type": "filter", "backfill": False, "filter": _filter(self._pool_id)}))
 
@@ -113,6 +113,15 @@ class Events:
             log.get().info("event_stream_connected", url=self._url)
         self.is_connected = is_connected
         EVENTS_CONNECTED.set(is_connected)
+
+
+def is_welcome(answer: str | bytes) -> bool:
+    """Whether a websocket of Prefect's takes our key."""
+    try:
+        read = json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(read, dict) and read.get("type") == "auth_success"
 
 
 def _filter(pool_id: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _brood(ledger: str) -> None:
     while True:
         try:
             time.sleep(600)
-        except BaseException:  # noqa: BLE001  it does not want to end
+        except BaseException:
             continue
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
+from flowgroup.edge.kubernetes.shape import Json, count, mapping, mappings
 from flowgroup.model.ids import ClusterName
 
-Json = dict[str, Any]
+_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Owner:
 
 def pod(item: Json) -> Pod:
     """A Pod as the API gives it."""
-    metadata, status = item.get("metadata") or {}, item.get("status") or {}
-    labels = metadata.get("labels") or {}
-    conditions = {entry.get("type"): entry for entry in status.get("conditions") or () if isinstance(entry, dict)}
-    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    metadata, status = mapping(item.get("metadata")), mapping(item.get("status"))
+    labels = mapping(metadata.get("labels"))
+    conditions = {str(entry.get("type")): entry for entry in mappings(status.get("conditions"))}
+    statuses = [*mappings(status.get("initContainerStatuses")), *mappings(status.get("containerStatuses"))]
     return Pod(
         name=str(metadata.get("name")),
         uid=str(metadata.get("uid")),
@@ -83,17 +83,17 @@ def pod(item: Json) -> Pod:
         message=str(status.get("message") or ""),
         disruption=_condition(conditions.get("DisruptionTarget"), "True"),
         unschedulable=_condition(conditions.get("PodScheduled"), "False"),
-        containers=tuple(_container(entry) for entry in statuses if isinstance(entry, dict)),
+        containers=tuple(map(_container, statuses)),
         leaves_at=_seconds(metadata.get("deletionTimestamp")),
-        image=_first(item.get("spec") or {}, "containers", "image"),
+        image=_first(mapping(item.get("spec")), "containers", "image"),
         image_id=_first(status, "containerStatuses", "imageID"),
     )
 
 
 def owner(item: Json) -> Owner:
     """A DaskCluster, of which the metadata are enough."""
-    metadata = item.get("metadata") or {}
-    noted = metadata.get("annotations") or {}
+    metadata = mapping(item.get("metadata"))
+    noted = mapping(metadata.get("annotations"))
     made_at = _seconds(metadata.get("creationTimestamp")) or 0.0
     return Owner(
         name=ClusterName(str(metadata.get("name"))),
@@ -101,7 +101,7 @@ def owner(item: Json) -> Owner:
         made_at=made_at,
         is_leaving=bool(metadata.get("deletionTimestamp")),
         workers=_number(noted.get(WORKERS)),
-        finalizers=tuple(metadata.get("finalizers") or ()),
+        finalizers=_texts(metadata.get("finalizers")),
         version=str(metadata.get("resourceVersion") or ""),
         renewed_at=_seconds(noted.get(RENEWED_AT)) or made_at,
         good_for_s=float(_number(noted.get(GOOD_FOR_S))),
@@ -115,14 +115,18 @@ def moment(at: float) -> str:
 
 def replica_failure(deployment: Json) -> str:
     """Why a Deployment cannot make its pods, "" if it can: a quota, an admission rule."""
-    for entry in (deployment.get("status") or {}).get("conditions") or ():
+    for entry in mappings(mapping(deployment.get("status")).get("conditions")):
         if entry.get("type") == "ReplicaFailure" and entry.get("status") == "True":
             return str(entry.get("message") or entry.get("reason") or "ReplicaFailure")
     return ""
 
 
 def _first(part: Json, entries: str, name: str) -> str:
-    return next((str(entry.get(name) or "") for entry in part.get(entries) or () if isinstance(entry, dict)), "")
+    return next((str(entry.get(name) or "") for entry in mappings(part.get(entries))), "")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list) else ()
 
 
 def _condition(entry: Json | None, status: str) -> str:
@@ -132,10 +136,10 @@ def _condition(entry: Json | None, status: str) -> str:
 
 
 def _container(entry: Json) -> Container:
-    state: Json = entry.get("state") or {}
+    state = mapping(entry.get("state"))
     name = next(iter(state), "")
-    now: Json = state.get(name) or {}
-    before: Json = (entry.get("lastState") or {}).get("terminated") or {}
+    now = mapping(state.get(name))
+    before = mapping(mapping(entry.get("lastState")).get("terminated"))
     ended = now if name == "terminated" else before
     code = ended.get("exitCode")
     return Container(
@@ -146,12 +150,12 @@ def _container(entry: Json) -> Container:
         exit_code=code if isinstance(code, int) else None,
         ended=str(ended.get("reason") or ""),
         last_words=str(ended.get("message") or ""),
-        restarts=int(entry.get("restartCount") or 0),
+        restarts=count(entry.get("restartCount")),
     )
 
 
 def _number(text: object) -> int:
-    return int(text) if isinstance(text, str) and text.isdecimal() else 0
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < _DIGITS else 0
 
 
 def _seconds(moment: object) -> float | None:
@@ -159,5 +163,5 @@ def _seconds(moment: object) -> float | None:
         return None
     try:
         return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
