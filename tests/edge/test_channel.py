@@ -1,4 +1,4 @@
-"""Prefect's worker channel: against a websocket server in this process, whose frames Prefect's own models check, and a real one."""
+"""Prefect's worker channel, against a websocket server in this process; Prefect's own models check what we say."""
 
 import asyncio
 import json

@@ -1,9 +1,9 @@
 """
 Runs that Prefect's server has given up: it wants to hear that nothing of them is left.
 
-In: what the worker channel asks for. Out: the run is asked to end, as if it had been cancelled here, its attempt is closed, and
-then the message is done. The run's state is not touched: the server has set it. What is not under way here is nobody's: then the
-attempt alone is closed, and what a driver may still bring back is found by asking (`cancel.py`).
+In: what the worker channel asks for. Out: the run is asked to end, as if it had been cancelled here, its attempt is closed,
+and then the message is done. The run's state is not touched: the server has set it. What is not under way here is nobody's:
+then the attempt alone is closed, and what a driver may still bring back is found by asking (`cancel.py`).
 """
 
 import asyncio

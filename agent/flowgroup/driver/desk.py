@@ -37,7 +37,7 @@ _COMMIT_S = 1.0
 _MEMORY_LOOK_S = 1.0
 _DELIVERY_S = 600.0
 _KILLED_S = 5.0
-_UNKILLABLE = "The run's process does not end though it was killed: it waits in the kernel, for a disk or a network file system maybe."
+_UNKILLABLE = "The run's process was killed and does not end: it waits in the kernel, maybe for a network file system."
 
 
 class Forks(Protocol):

@@ -1,9 +1,9 @@
 """
 Prefect's worker channel, as far as we use it: a websocket on which the server asks for the teardown of runs that it gave up.
 
-A run that stays Cancelling for five minutes is Cancelled by the server, which then wants its infrastructure gone. Each message is
-ours for half a minute (`renew`), until we say that it is done (`ack`); else it comes again, three times in all. Servers before
-3.8 have no such channel, and nothing is missed then: what is over for the API is found by asking, too.
+A run that stays Cancelling for five minutes is Cancelled by the server, which then wants its infrastructure gone. Each
+message is ours for half a minute (`renew`), until we say that it is done (`ack`); else it comes again, three times in all.
+Older servers have no such channel, and nothing is missed then: what is over for the API is found by asking, too.
 """
 
 import asyncio
