@@ -130,7 +130,7 @@ async def test_a_leftover_that_ends_by_itself_in_time_changes_nothing() -> None:
 
 def worker(last_seen: float, *given: str, at_work: tuple[str, ...] = ()) -> Any:
     def task(key: str) -> Any:
-        return SimpleNamespace(key=key, __hash__=lambda: hash(key))
+        return SimpleNamespace(key=key)
 
     return SimpleNamespace(
         last_seen=last_seen, processing=[task(key) for key in given], executing=[*map(task, at_work)]

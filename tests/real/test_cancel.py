@@ -5,10 +5,11 @@ Each is cancelled when it is where it will not listen, and judged by Prefect's s
 by what its neighbours on the same cluster do.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -49,28 +50,29 @@ class Scene:
     """All hostile runs, cancelled together; `neighbour` was under way on the shared cluster meanwhile."""
 
     at: Stack
-    hostile: dict[tuple[str, str], Hostile]
-    neighbour: Hostile
+    folder: Path
+    deployed: dict[str, str]
+    hostile: dict[tuple[str, str], Hostile] = field(default_factory=dict)
+    neighbour: Hostile = field(init=False)
+
+    def start(self, what: str, mode: str, deployment: str | None = None) -> Hostile:
+        named = "per-run on dask" if what in ON_DASK and mode == "per-run" else mode
+        ledger = self.folder / f"{what}-{mode}-{time.monotonic_ns()}"
+        run = self.at.start(deployment or self.deployed[named], what=what, ledger=str(ledger))
+        return Hostile(what, mode, run, ledger)
 
 
 @pytest.fixture(scope="module")
 def scene(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with stack(prefect_api, tmp_path_factory.mktemp("cancel"), "cancel") as at:
-        deployed = _deployed(at)
-        folder = tmp_path_factory.mktemp("ledgers")
-
-        def start(what: str, mode: str) -> Hostile:
-            deployment = deployed["per-run on dask" if what in ON_DASK and mode == "per-run" else mode]
-            ledger = folder / f"{what}-{mode}"
-            return Hostile(what, mode, at.start(deployment, what=what, ledger=str(ledger)), ledger)
-
-        neighbour = start("neighbour", "shared")
-        wait_for(lambda: len(neighbour.pids()) > 1, "the neighbour is at work", 60)
-        hostile = [start(what, mode) for what in HOSTILE for mode in ("shared", "per-run")]
-        with ThreadPoolExecutor(len(hostile)) as judging:
-            list(judging.map(lambda one: _wait_until_hostile(at, one), hostile))
-            list(judging.map(lambda one: _cancel(at, one), hostile))
-        yield Scene(at, {(one.what, one.mode): one for one in hostile}, neighbour)
+        scene = Scene(at, tmp_path_factory.mktemp("ledgers"), _deployed(at))
+        scene.neighbour = scene.start("neighbour", "shared")
+        wait_for(lambda: len(scene.neighbour.pids()) > 1, "the neighbour is at work", 60)
+        scene.hostile = {(what, mode): scene.start(what, mode) for what in HOSTILE for mode in ("shared", "per-run")}
+        with ThreadPoolExecutor(len(scene.hostile)) as judging:
+            list(judging.map(lambda one: _wait_until_hostile(at, one), scene.hostile.values()))
+            list(judging.map(lambda one: _cancel(at, one), scene.hostile.values()))
+        yield scene
 
 
 def _deployed(at: Stack) -> dict[str, str]:
@@ -137,3 +139,86 @@ def test_the_others_on_the_cluster_go_on(scene: Scene) -> None:
     took_s = time.monotonic() - began
     Path(f"{one.ledger}.done").touch()
     assert scene.at.wait(one.run)["state_name"] == "Completed", f"after {took_s:.1f} s: {scene.at.message(one.run)}"
+
+
+# Cooperative, or gone from the API: with runs that listen
+
+
+def _is_put_down(at: Stack, run: str) -> bool:
+    return any(event["run"] == run for event in at.events("run_ended"))
+
+
+def _starts(scene: Scene, what: str, *, mode: str = "shared", until: str = "Running") -> Hostile:
+    one = scene.start(what, mode)
+    scene.at.wait(one.run, until)
+    return one
+
+
+def _open_attempts(at: Stack) -> set[str]:
+    return {one["run_id"] for one in json.loads((at.home / at.pool / "attempts.json").read_text())}
+
+
+@pytest.mark.parametrize(("what", "state"), [("sleeper", "Running"), ("pauser", "Paused")])
+def test_a_run_that_listens_is_cancelled_within_five_seconds(scene: Scene, what: str, state: str) -> None:
+    one = _starts(scene, what, until=state)
+    began = time.monotonic()
+    scene.at.cancel(one.run)
+    assert scene.at.wait(one.run, timeout_s=HARD_S)["state_name"] == "Cancelled"
+    took_s = time.monotonic() - began
+    assert took_s <= SOFT_S, f"{what}: {took_s:.1f} s"
+
+
+@pytest.mark.parametrize("how", ["deleted", "set to Cancelled", "without its deployment"])
+def test_a_run_that_is_over_for_the_api_is_ended_here_too(scene: Scene, how: str) -> None:
+    deployment = scene.at.deploy("hostile.py:hostile", how, "--workers", "3", "--worker-threads", "1")
+    one = scene.start("sleeper", "shared", deployment)
+    wait_for(lambda: one.pids(), "it runs", 60)
+    began = time.monotonic()
+    if how == "deleted":
+        scene.at.api.delete(f"/flow_runs/{one.run}").raise_for_status()
+    elif how == "set to Cancelled":
+        state = {"type": "CANCELLED", "name": "Cancelled"}
+        scene.at.api.post(f"/flow_runs/{one.run}/set_state", json={"state": state, "force": True}).raise_for_status()
+    else:
+        scene.at.api.delete(f"/deployments/{deployment}").raise_for_status()
+        scene.at.cancel(one.run)
+    wait_for(lambda: not one.left(), f"the process of the run that was {how} is gone", HARD_S)
+    wait_for(
+        lambda: _is_put_down(scene.at, one.run),
+        f"it is put down; its process was gone after {time.monotonic() - began:.1f} s",
+    )
+    wait_for(lambda: one.run not in _open_attempts(scene.at), "its attempt is closed")
+
+
+def test_a_run_that_is_cancelled_while_its_cluster_is_made_leaves_none(scene: Scene) -> None:
+    before = set(scene.at.clusters())
+    one = _starts(scene, "sleeper", mode="per-run", until="Pending")
+    scene.at.cancel(one.run)
+    assert scene.at.wait(one.run, timeout_s=HARD_S)["state_name"] == "Cancelled"
+    wait_for(lambda: set(scene.at.clusters()) <= before, f"its cluster is gone: {scene.at.clusters()}", HARD_S)
+    assert not one.pids()
+    assert one.run not in _open_attempts(scene.at)
+
+
+def test_a_run_that_is_cancelled_before_it_is_due_is_never_started(scene: Scene) -> None:
+    body = {"parameters": {"what": "sleeper", "ledger": "/nowhere"}, "state": {"type": "SCHEDULED"}}
+    body["state"] = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    run = scene.at.api.post(f"/deployments/{scene.deployed['shared']}/create_flow_run", json=body).json()["id"]
+    state = {"type": "CANCELLING", "name": "Cancelling"}
+    scene.at.api.post(f"/flow_runs/{run}/set_state", json={"state": state}).raise_for_status()
+    assert scene.at.run(run)["state_name"] == "Cancelled"
+    assert not any(event["run"] == run for event in scene.at.events("run_claimed"))
+
+
+def test_a_run_goes_on_when_its_pool_is_deleted_and_can_be_cancelled(prefect_api: str, tmp_path: Path) -> None:
+    with stack(prefect_api, tmp_path, "cancel-deleted") as at:
+        ledger = tmp_path / "ledger"
+        run = at.start(at.deploy("hostile.py:hostile", "pool"), what="sleeper", ledger=str(ledger))
+        one = Hostile("sleeper", "shared", run, ledger)
+        wait_for(lambda: one.pids(), "it runs", 60)
+        at.api.delete("/work_pools/cancel-deleted").raise_for_status()
+        at.cancel(run)
+        assert at.wait(run, timeout_s=HARD_S)["state_name"] == "Cancelled"
+        wait_for(lambda: not one.left(), "its process is gone")
+        wait_for(lambda: _is_put_down(at, run), "it is put down")
+        assert run not in _open_attempts(at)

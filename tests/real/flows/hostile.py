@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from prefect import flow, task
+from prefect.flow_runs import pause_flow_run
 
 _ENDLESS = "(a+)+$"
 
@@ -97,6 +98,15 @@ def _neighbour(ledger: str) -> None:
         assert sorted(step.map(range(done, done + 4)).result()) == list(range(done, done + 4))
         done += 4
         _note(ledger, done)
+
+
+def _sleeper(_: str) -> None:
+    """Not hostile either."""
+    time.sleep(600)
+
+
+def _pauser(_: str) -> None:
+    pause_flow_run(timeout=600, poll_interval=1)
 
 
 @flow(persist_result=False)
