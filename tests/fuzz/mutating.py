@@ -15,8 +15,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-PARSERS = 30  # about so many tests share the cases
-CASES = max(1, int(os.environ.get("FLOWGROUP_FUZZ_CASES", "900")) // PARSERS)
+PARSERS = 40  # about so many tests share the cases
+CASES = max(1, int(os.environ.get("FLOWGROUP_FUZZ_CASES", "600")) // PARSERS)
 _DEEP = 2000
 _HTML = b"<html><body>502 Bad Gateway: a proxy was here</body></html>"
 

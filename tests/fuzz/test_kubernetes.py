@@ -11,7 +11,7 @@ import httpx
 from flowgroup.edge.kubernetes import diagnose, images, seen
 from flowgroup.edge.kubernetes.access import Access
 from flowgroup.edge.kubernetes.backend import Kubernetes
-from flowgroup.edge.kubernetes.client import DASK_CLUSTERS, PODS, Client
+from flowgroup.edge.kubernetes.client import PODS, Client
 from flowgroup.edge.kubernetes.level import Levels
 from flowgroup.edge.kubernetes.names import Ground
 from flowgroup.errors import FlowgroupError
@@ -114,8 +114,6 @@ async def test_the_backend_says_its_own_errors_whatever_the_api_answers() -> Non
                          lambda: backend.why_waiting(name), lambda: backend.remarks(name)):  # fmt: skip
                 with contextlib.suppress(FlowgroupError):
                     await call()
-            with contextlib.suppress(FlowgroupError):
-                await backend._client.get(DASK_CLUSTERS, name)
         finally:
             await backend.aclose()
 

@@ -14,8 +14,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from flowgroup.edge.kubernetes.access import Access
-from flowgroup.edge.kubernetes.shape import Json, mapping, mappings
 from flowgroup.errors import Permanent, Transient
+from flowgroup.model.parts import Json, mapping, mappings
 
 _TIMEOUT_S = 30.0
 _PAGE = 500

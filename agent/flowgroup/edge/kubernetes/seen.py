@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
-from flowgroup.edge.kubernetes.shape import Json, count, mapping, mappings
 from flowgroup.model.ids import ClusterName
+from flowgroup.model.parts import Json, count, mapping, mappings
 
 _DIGITS = 15
 

@@ -1,4 +1,4 @@
-"""Parts of an API's answer by the form that they should have: what has another form is as if it were not there. Pure."""
+"""Parts of what others say, by the form that they should have: what has another form is as if it were not there. Pure."""
 
 from typing import Any
 
