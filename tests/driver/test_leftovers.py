@@ -176,6 +176,7 @@ def test_a_worker_that_speaks_is_not_frozen_whatever_is_taken_from_it() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.timeout(600)
 async def test_a_worker_that_is_held_by_native_code_is_killed_and_comes_again(tmp_path: Path) -> None:
     from distributed import Nanny
 
@@ -189,12 +190,12 @@ async def test_a_worker_that_is_held_by_native_code_is_killed_and_comes_again(tm
         async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
             started = tmp_path / "started"
             future = client.submit(_freeze, str(started), pure=False)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while not started.exists():
                     await asyncio.sleep(0.05)
             before = nanny.pid
             del future
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             assert await other.submit(sum, [1, 2], pure=False) == 3
         assert nanny.pid != before
 
