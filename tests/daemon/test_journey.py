@@ -211,55 +211,6 @@ async def test_a_cancellation_ends_the_run_at_every_stage(stage: str) -> None:
         nothing_is_kept(at)
 
 
-async def test_a_run_that_is_cancelled_while_it_is_claimed_makes_no_cluster() -> None:
-    world = one_run()
-    async with line(world) as at:
-        run = await due(at)
-        await at.api.deployment(run.deployment_id, "v1")  # type: ignore[arg-type]
-        await at.api.template()
-        world.fake.fail("set_state", "lost")  # the claim is done, and its answer takes a while
-        journey = asyncio.create_task(at.journeys.carry(run))
-        while "PENDING" not in world.fake.states(run.id):
-            await asyncio.sleep(0)
-        world.fake.put_state(
-            run.id, "CANCELLING", transition_id=world.fake.history[run.id][-1]["state_details"]["transition_id"]
-        )
-        assert at.cancels.ask(run.id)
-        await journey
-        assert "sent" not in world.trail
-        nothing_is_kept(at)
-
-
-async def test_a_run_that_is_deleted_keeps_nothing() -> None:
-    world = one_run()
-    world.hang_at = "watched"
-    async with line(world) as at:
-        run = await due(at)
-        journey = asyncio.create_task(at.journeys.carry(run))
-        await asyncio.sleep(10)
-        del world.fake.runs[run.id], world.fake.history[run.id]
-        at.cancels.ask(run.id)
-        await journey
-        assert len(world.closed) == 1
-        nothing_is_kept(at)
-
-
-async def test_a_run_whose_deployment_is_deleted_meanwhile_can_be_cancelled() -> None:
-    world = one_run()
-    world.hang_at = "watched"
-    async with line(world) as at:
-        run = await due(at)
-        journey = asyncio.create_task(at.journeys.carry(run))
-        await asyncio.sleep(10)
-        world.fake.deployments.clear()
-        world.fake.runs[run.id]["deployment_id"] = None
-        world.fake.put_state(run.id, "CANCELLING")
-        at.cancels.ask(run.id)
-        await journey
-        assert world.fake.states(run.id)[-1] == "CANCELLED"
-        nothing_is_kept(at)
-
-
 @pytest.mark.parametrize("stage", ["sent", "watched", "closed"])
 async def test_a_daemon_that_stops_keeps_nothing_and_gives_back_what_no_driver_has(stage: str) -> None:
     world = one_run()
