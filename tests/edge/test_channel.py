@@ -99,7 +99,7 @@ async def test_a_refused_key_is_said_once_and_tried_again(answer: str, capsys: p
                 await asyncio.sleep(0.01)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-    assert capsys.readouterr().out.count("worker_channel_away") == 1
+    assert capsys.readouterr().out.count("[info     ] worker_channel_away") == 1
 
 
 def test_what_is_no_message_of_ours_is_nothing() -> None:

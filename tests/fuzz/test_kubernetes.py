@@ -52,6 +52,8 @@ def test_any_object_is_an_owner_and_any_deployment_may_fail() -> None:
 
 
 def answers(random: Random, **good: Any) -> httpx.MockTransport:
+    random = Random(random.getrandbits(64))  # calls come together, in an order that is not Hypothesis's
+
     def answer(request: httpx.Request) -> httpx.Response:
         said = next((value for part, value in good.items() if part in str(request.url)), {"items": [], "metadata": {}})
         headers = {

