@@ -237,8 +237,12 @@ def _tables(path: str | None) -> dict[str, dict[str, Any]]:
         return {}
     try:
         tables = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise Refused(f"cannot read the settings file {path} (FLOWGROUP_CONFIG): {exc}") from exc
+    if plain := sorted(name for name, table in tables.items() if not isinstance(table, dict)):
+        raise Refused(
+            f"{path}: {plain[0]} stands in no table; there are [prefect], [daemon], [relay], [driver] and [kubernetes]"
+        )
     unknown = set(tables) - {"prefect", "daemon", "relay", "driver", "kubernetes"}
     if unknown:
         raise Refused(

@@ -117,6 +117,29 @@ async def test_a_run_of_ours_that_nothing_carries_gets_its_truth(state: str, the
         assert said in at.fake.message(run)
 
 
+async def test_a_run_that_lost_its_pool_and_its_process_gets_its_truth_too() -> None:
+    """Its queue was deleted, and the machine restarted: the pool shows it no more, but it is open at the relay."""
+    async with found() as at:
+        run, attempt = at.run("RUNNING", work_pool_name=None)
+        other, _ = at.run("RUNNING", work_pool_name=None)
+        at.attempts = [OpenAttempt(attempt, run, "hash", None, CLUSTER)]
+        at.dead[CLUSTER] = "it is not there"
+        at.is_back = False
+        await reconciled(at, 40)
+        assert at.fake.states(run)[-1] == "CRASHED"
+        assert at.fake.states(other)[-1] == "RUNNING"
+        assert at.attempts == []
+
+
+async def test_a_deleted_run_leaves_no_attempt_open() -> None:
+    async with found() as at:
+        run, attempt = at.run("RUNNING")
+        at.attempts = [OpenAttempt(attempt, run, "hash", None, CLUSTER)]
+        del at.fake.runs[run], at.fake.history[run]
+        await reconciled(at, 40)
+        assert at.attempts == []
+
+
 @pytest.mark.parametrize("late", ["RUNNING", "PENDING"])
 async def test_an_end_over_which_a_late_state_was_carried_out_is_said_again(late: str) -> None:
     async with found() as at:

@@ -190,6 +190,7 @@ class FakePrefect:
             (r"POST /work_pools/([^/]+)/workers/heartbeat", lambda name: self._heartbeat(name, body)),
             (r"DELETE /work_pools/([^/]+)/workers/(.+)", lambda _, worker: self._remove(worker)),
             (r"POST /flow_runs/filter", lambda: self._filter(body)),
+            (r"POST /flow_runs/count", lambda: (200, len(self._filter({**body, "offset": 0, "limit": 1_000_000})[1]))),
             (r"GET /flow_runs/([^/]+)", lambda run: self._read(self.runs, run)),
             (r"POST /flow_runs/([^/]+)/set_state", lambda run: self._set_state(run, body["state"])),
             (r"GET /flow_run_states/", lambda: (200, self.history.get(query.removeprefix("flow_run_id="), []))),
@@ -324,7 +325,9 @@ class FakePrefect:
 
 def _in_state(run: Json, wanted: Json) -> bool:
     """Whether the run's state is as a filter says: all of it, or with `or_` any."""
-    found = [
-        run["state"][what] in wanted[what]["any_"] for what in ("type", "name") if wanted.get(what, {}).get("any_")
+    kinds = ("type", "name")
+    found = [run["state"][what] in wanted[what]["any_"] for what in kinds if wanted.get(what, {}).get("any_")]
+    unlike = [
+        run["state"][what] not in wanted[what]["not_any_"] for what in kinds if "not_any_" in wanted.get(what, {})
     ]
-    return any(found) if wanted.get("operator") == "or_" else all(found)
+    return any(found) if wanted.get("operator") == "or_" else all(found + unlike)

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import TypeAdapter
+
 from flowgroup import log
 from flowgroup.daemon.points import reached
 from flowgroup.daemon.seals import Seals
@@ -26,6 +28,7 @@ from flowgroup.model.proofs import new_token
 from flowgroup.model.runs import ClaimedRun, Opened
 
 _EXTEND_EVERY_S = 5.0
+_ATTEMPTS = TypeAdapter(list[OpenAttempt])
 
 
 class Relay(Protocol):
@@ -187,7 +190,7 @@ def _read(file: Path) -> list[OpenAttempt] | None:
     """What a former daemon left, None if nothing is there. A file that cannot be read is said, and is as none."""
     text = read_text(file)
     try:
-        return None if text is None else [OpenAttempt(**item) for item in json.loads(text)]
-    except (ValueError, TypeError) as exc:
+        return None if text is None else _ATTEMPTS.validate_json(text)
+    except ValueError as exc:
         log.get().error("attempts_file_unreadable", file=str(file), reason=str(exc))
         return None

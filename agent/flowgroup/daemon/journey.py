@@ -113,8 +113,8 @@ class Journeys:
                 reached("held")
                 plan = await self._plan(due)
                 reached("planned")
-                with self.clusters.turn(_spec(plan), due.id) as is_ours:
-                    return await self._carry(due, plan) if is_ours else 0.0
+                with self.clusters.turn(_spec(plan), due.id) as is_ours, self.cancels.listening(due.id) as asked:
+                    return await self._carry(due, plan, asked) if is_ours else 0.0
             except FlowgroupError as exc:  # nobody has it yet: it is still due
                 log.get().warning("run_put_down", run=due.id, reason=str(exc))
                 return _PUT_DOWN_LONG_S if isinstance(exc, Permanent) else _PUT_DOWN_S
@@ -125,6 +125,7 @@ class Journeys:
             if not held:
                 return
             with self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
+                self.cancels.look_at(sent.id)  # what it was asked for meanwhile was said to nobody
                 log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
                 outcome = await self._carried(sent.id, sent.attempt, self._watched(sent, asked))
                 reached("watched")
@@ -140,7 +141,8 @@ class Journeys:
             words = str(exc)
             return Crashed(words if code_of(words) else marked("deployment-refused", words))
 
-    async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
+    async def _carry(self, due: DueRun, plan: Placement | Crashed, asked: Asked) -> float:
+        """`asked` is listened to before the claim: from then on the run may be cancelled."""
         attempt = new_attempt(self.owner, uuid.uuid4())
         reached("claiming")
         with STAGE_SECONDS.labels("claimed").time():
@@ -156,10 +158,9 @@ class Journeys:
             await self._tell(run.id, attempt, plan)
             return 0.0
         with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
-            with self.cancels.listening(run.id) as asked:
-                outcome = await self._carried(run.id, attempt, self._outcome(run, plan, asked))
-                reached("watched")
-                await self._tell(run.id, attempt, outcome)
+            outcome = await self._carried(run.id, attempt, self._outcome(run, plan, asked))
+            reached("watched")
+            await self._tell(run.id, attempt, outcome)
             self.drivers.forget(plan.spec.name, attempt)
             reached("forgotten")
         return 0.0

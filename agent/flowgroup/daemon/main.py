@@ -45,11 +45,13 @@ from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.shortage import Shortage
 from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.teardown import tear_down
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
 from flowgroup.edge import store
+from flowgroup.edge.channel import Channel
 from flowgroup.edge.events import Events
 from flowgroup.edge.fence import Fence
 from flowgroup.edge.pools import Pool
@@ -182,7 +184,7 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     ):
         with announced(at.folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
-            await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
+            await _until_stopped(stop, _loops(parts, at.settings, api, worker, health))
             log.get().info("daemon_stopping")
 
 
@@ -257,8 +259,9 @@ def _relays(at: _Place, known_as: str) -> RelayControls:
 _Loops = dict[str, Coroutine[Any, Any, None]]
 
 
-def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, health: Health) -> _Loops:
+def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health: Health) -> _Loops:
     """Every loop of the daemon, by its name. None of them ends by itself."""
+    daemon = settings.daemon
     rhythm = Rhythm(daemon.poll_interval_s, daemon.poll_ahead_s, daemon.claim_ahead_s, daemon.queues)
     poll = Poll(
         api,
@@ -318,6 +321,8 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         loops["prewarm"] = prewarm.run()
     if events is not None:
         loops["events"] = listen(events, parts.bells.poll, parts.cancels, api.forget_cached)
+        channel = Channel(settings.prefect, api.pool, worker, daemon.heartbeat_interval_s)
+        loops["teardown"] = tear_down(channel, parts.cancels, parts.attempts)
     return loops
 
 

@@ -27,6 +27,7 @@ _EVERY_S = 30.0
 _RETURN_TIMEOUT_S = 15.0
 _SEALS_TIMEOUT_S = 60.0
 _LOOK_EVERY_S = 0.5
+_UNDER_WAY: tuple[StateType, ...] = ("PENDING", "RUNNING", "CANCELLING", "PAUSED")
 
 
 class Api(Protocol):
@@ -144,13 +145,20 @@ class Reconcile:
 
     async def _compare(self) -> None:
         try:
-            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING", "PAUSED")
+            runs = await self.api.runs_in(*_UNDER_WAY)
             runs += await self.api.runs_named("AwaitingRetry")
+            runs += await self._elsewhere({run.id for run in runs})
             for run in runs:
                 await self._judge(run)
             await self._close_stale()
         except FlowgroupError as exc:  # compared again in 30 s
             log.get().warning("reconcile_put_off", reason=str(exc))
+
+    async def _elsewhere(self, known: set[RunId]) -> list[SeenRun]:
+        """Runs that we opened, that nothing carries and that the pool does not show any more: its queue was deleted."""
+        lost = {one.run_id for one in self.attempts.listed() if not self._is_carried(one.run_id)} - known
+        seen = [await self.api.read(run_id) for run_id in lost]
+        return [run for run in seen if run is not None and run.state.type in _UNDER_WAY]
 
     async def _judge(self, run: SeenRun) -> None:
         if is_left_behind(run) or self._is_carried(run.id):

@@ -24,6 +24,7 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from flowgroup.driver.frozen import Frozen
 from flowgroup.driver.wanted import Group, Load, Worker, group_of, groups_of, may_go, plain, wanted
 
 _logger = logging.getLogger("distributed.scheduler")
@@ -217,4 +218,5 @@ async def dask_setup(scheduler: Scheduler, groups: str, at: str, written: str, t
     server = await asyncio.start_server(scaling.serve, host, int(port))
     if written:
         _write(written, str(server.sockets[0].getsockname()[1]))
-    _kept.append((asyncio.create_task(scaling.run(), name="flowgroup-scaling"), server))
+    thawing = asyncio.create_task(Frozen(scheduler).run(), name="flowgroup-frozen")
+    _kept.append((asyncio.create_task(scaling.run(), name="flowgroup-scaling"), server, thawing))

@@ -28,8 +28,9 @@ _RUN = "prefect.flow-run."
 _DUE = ("Scheduled", "Late", "Resuming", "AwaitingRetry")
 _CANCELLING = ("Cancelling",)
 _SUSPENDED = ("Suspended",)
+_OVER = ("Cancelled",)
 _CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.updated")
-_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED)] + list(_CHANGED)
+_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED, *_OVER)] + list(_CHANGED)
 _OPEN_TIMEOUT_S = 10.0
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
 _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
@@ -39,7 +40,7 @@ _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
 class Notice:
     """Look at something: `connected` means at everything, for what happened before is not told."""
 
-    kind: Literal["connected", "due", "cancelling", "suspended", "changed"]
+    kind: Literal["connected", "due", "cancelling", "suspended", "over", "changed"]
     run: RunId | None = None
 
 
@@ -102,8 +103,8 @@ class Events:
     async def _subscribe(self, socket: ClientConnection) -> None:
         await socket.send(json.dumps({"type": "auth", "token": self._credentials.word()}))
         async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            answer = json.loads(await socket.recv())
-        if not isinstance(answer, dict) or answer.get("type") != "auth_success":
+            answer = await socket.recv()
+        if not is_welcome(answer):
             raise Transient("the event stream does not take our key")
         await socket.send(json.dumps({"type": "filter", "backfill": False, "filter": _filter(self._pool_id)}))
 
@@ -112,6 +113,15 @@ class Events:
             log.get().info("event_stream_connected", url=self._url)
         self.is_connected = is_connected
         EVENTS_CONNECTED.set(is_connected)
+
+
+def is_welcome(answer: str | bytes) -> bool:
+    """Whether a websocket of Prefect's takes our key."""
+    try:
+        read = json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(read, dict) and read.get("type") == "auth_success"
 
 
 def _filter(pool_id: str) -> dict[str, Any]:
@@ -138,4 +148,6 @@ def _notice(frame: str | bytes) -> Notice | None:
     run, what = RunId(resource.removeprefix(_RUN)), name.removeprefix(_RUN)
     if what in _SUSPENDED:
         return Notice("suspended", run)
+    if what in _OVER:
+        return Notice("over", run)
     return Notice("cancelling" if what in _CANCELLING else "due", run)

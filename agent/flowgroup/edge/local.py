@@ -349,7 +349,7 @@ def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
 
@@ -363,7 +363,7 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 def _running(entry: Any) -> Running | None:
     try:
         return Running(int(entry["pid"]), str(entry["started"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -35,7 +35,7 @@ from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.model.lines import ERROR, INFO, WARNING, line
 from flowgroup.model.runs import ClaimedRun, DueRun, Ended, NotClaimed
-from flowgroup.model.states import RunState, Saying, SeenRun, StateType
+from flowgroup.model.states import RunState, Saying, SeenRun, StateType, Stops
 from flowgroup.model.variables import POOL_TYPE, base_job_template
 from flowgroup.settings import PrefectSettings
 
@@ -155,6 +155,13 @@ class Prefect(Remembered):
         state = {"type": "PENDING", "name": name, "message": sayable(message)}
         return (await self._set_state(run_id, state)).status == "ACCEPT"
 
+    async def _is_gone(self, run_id: RunId) -> bool:
+        try:
+            await self._wire.call("GET", f"/flow_runs/{run_id}", route="/flow_runs/{id}")
+        except NotFound:
+            return True
+        return False
+
     async def read(self, run_id: RunId) -> SeenRun | None:
         """The run as it is now; None if it is not there (any more)."""
         try:
@@ -191,10 +198,20 @@ class Prefect(Remembered):
         """Every run of the pool whose state has one of these names."""
         return await self._filtered({"state": {"name": {"any_": list(names)}}}, pool=True)
 
-    async def to_stop(self, runs: Sequence[RunId]) -> list[SeenRun]:
-        """Those of these runs that somebody has set to Cancelling or Suspended."""
-        states = {"operator": "or_", "type": {"any_": ["CANCELLING"]}, "name": {"any_": ["Suspended"]}}
-        return await self._filtered({"id": {"any_": list(runs)}, "state": states}, pool=False)
+    async def to_stop(self, runs: Sequence[RunId]) -> Stops:
+        """Those of these runs that are not to go on. One cheap call while there are none."""
+        states = {"type": {"not_any_": ["CANCELLING", "CANCELLED"]}, "name": {"not_any_": ["Suspended"]}}
+        body = {"flow_runs": {"id": {"any_": list(runs)}, "state": states}}
+        if await self._wire.call("POST", "/flow_runs/count", body) == len(runs):
+            return Stops()
+        seen = {run.id: run.state for run in await self._filtered({"id": {"any_": list(runs)}}, pool=False)}
+        missing = [run for run in runs if run not in seen]
+        gone = {run for run in missing if await self._is_gone(run)}  # an item that was left aside is not
+        return Stops(
+            cancel=frozenset(run for run, state in seen.items() if state.type == "CANCELLING"),
+            suspend=frozenset(run for run, state in seen.items() if state.is_suspended),
+            over=frozenset(gone | {run for run, state in seen.items() if state.type == "CANCELLED"}),
+        )
 
     async def open_children(self, run_id: RunId) -> list[SeenRun]:
         """Sub-flow runs of this run which lived in its process (they have no deployment) and have not ended."""

@@ -50,6 +50,18 @@ class SeenRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Stops:
+    """
+    Which runs of those that are under way are not to go on as they do: `cancel` and `suspend` are asked to, `over` are
+    Cancelled for the API already, or deleted.
+    """
+
+    cancel: frozenset[RunId] = frozenset()
+    suspend: frozenset[RunId] = frozenset()
+    over: frozenset[RunId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Saying:
     """A state that the daemon proposes for a run. `data`: what the engine said of the result, if it said this state."""
 

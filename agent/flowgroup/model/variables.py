@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flowgroup.errors import Refused
 from flowgroup.model import pod
 from flowgroup.model.bundle import BundleRef
+from flowgroup.model.parts import mapping
 from flowgroup.model.pod import EnvFrom, PodExtras, ValueFrom, Volume, VolumeMount
 
 POOL_TYPE = "dask"
@@ -304,7 +305,7 @@ def merged(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def pool_defaults(base_job_template: dict[str, Any]) -> dict[str, Any]:
     """The defaults that a pool's base job template gives to its variables."""
-    properties = (base_job_template.get("variables") or {}).get("properties") or {}
+    properties = mapping(mapping(base_job_template.get("variables")).get("properties"))
     return {
         name: schema["default"]
         for name, schema in properties.items()
@@ -318,7 +319,7 @@ def allows_unsigned(base_job_template: dict[str, Any]) -> bool:
 
     It stands in the template's `job_configuration`, not among its variables: a deployment must not be able to set it.
     """
-    return (base_job_template.get("job_configuration") or {}).get("allow_unsigned") is True
+    return mapping(base_job_template.get("job_configuration")).get("allow_unsigned") is True
 
 
 def base_job_template() -> dict[str, Any]:

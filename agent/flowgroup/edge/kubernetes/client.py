@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import httpx
 
@@ -19,8 +18,8 @@ from flowgroup.edge.kubernetes.access import Access
 from flowgroup.edge.kubernetes.rules import refused
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.causes import code_of, said
+from flowgroup.model.parts import Json, mapping, mappings
 
-Json = dict[str, Any]
 _TIMEOUT_S = 30.0
 _PAGE = 500
 _AGAIN = frozenset({408, 425, 429})
@@ -129,9 +128,9 @@ class Client:
         while True:
             answer = await self._call("GET", kind, query=query, headers=headers)
             page = _object(answer)
-            items += [item for item in page.get("items") or () if isinstance(item, dict)]
-            more = (page.get("metadata") or {}).get("continue")
-            if not more:
+            items += mappings(page.get("items"))
+            more = mapping(page.get("metadata")).get("continue")
+            if not (more and isinstance(more, str)):
                 return Listed(tuple(items), _answered_at(answer))
             query = {**query, "continue": more}
 
@@ -173,8 +172,7 @@ class Client:
     async def events(self, uid: str) -> list[tuple[str, str]]:
         """Reason and message of what Kubernetes says about the object with that uid, the latest last."""
         query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(_PAGE)}
-        items = _object(await self._call("GET", EVENTS, query=query)).get("items") or ()
-        found = [item for item in items if isinstance(item, dict)]
+        found = mappings(_object(await self._call("GET", EVENTS, query=query)).get("items"))
         found.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
         return [(str(item.get("reason") or ""), str(item.get("message") or "")) for item in found]
 
@@ -258,7 +256,7 @@ def _with_remedy(code: int, whole: str, what: str, status: Json) -> str:
         return (
             f"{whole}. Kubernetes does not take the daemon's credentials: renew the kubeconfig or the service account."
         )
-    if code == httpx.codes.NOT_FOUND and not status.get("details", {}).get("name") and "dask" in what:
+    if code == httpx.codes.NOT_FOUND and not mapping(status.get("details")).get("name") and "dask" in what:
         return f"{whole}. Is the Dask operator with its custom resource definitions installed?"
     return whole
 
@@ -272,8 +270,8 @@ def _status(answer: httpx.Response) -> Json:
 
 
 def _fields(status: Json) -> list[str]:
-    causes = (status.get("details") or {}).get("causes") or ()
-    return [str(cause["field"]) for cause in causes if isinstance(cause, dict) and cause.get("field")]
+    causes = mappings(mapping(status.get("details")).get("causes"))
+    return [str(cause["field"]) for cause in causes if cause.get("field")]
 
 
 def _retry_after_s(answer: httpx.Response) -> float | None:
@@ -284,5 +282,5 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
 def _answered_at(answer: httpx.Response) -> float:
     try:
         return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
