@@ -22,6 +22,7 @@ from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
 from flowgroup.daemon.clusters import Clusters
+from flowgroup.daemon.costs import Costs, Named
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
 from flowgroup.daemon.journey import Journeys
@@ -52,10 +53,13 @@ from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl, RelayControls
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
+from flowgroup.metrics import LOOP_BLOCKED, LOOP_LAG
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import RelayName, digest
+from flowgroup.model.spec import ClusterSpec
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
+from flowgroup.watchdog import Seen, watched
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
 _GOODBYE_TIMEOUT_S = 3.0
@@ -76,6 +80,10 @@ class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
     @property
     def relays(self) -> Sequence[RelayName]:
         """Those that new clusters are shared out among, by flow group."""
+        ...
+
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """How many GPUs each worker of a group holds, by the group's name; as far as the backend shares them out."""
         ...
 
     async def relay(self, name: RelayName) -> Endpoint:
@@ -132,7 +140,8 @@ async def _serve(
     ):
         with announced(folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
-            await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
+            with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
+                await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
             log.get().info("daemon_stopping")
 
 
@@ -149,6 +158,7 @@ class _Parts:
     journeys: Journeys
     events: Events | None
     scale: Scale
+    costs: Costs
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -186,7 +196,8 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale)
+    costs = Costs(clusters, drivers, backend.gpus, pool.name, Named(daemon.metrics_flow_groups))
+    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, costs)
     api.trust(parts.is_streamed)
     return parts
 
@@ -225,6 +236,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         parts.journeys.resume,
         parts.bells.reconcile,
         parts.journeys.owner,
+        health.loop("reconcile", limit_s=_STUCK_S),
     )
     prewarm = Prewarm(
         api,
@@ -236,7 +248,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
     )
     events = parts.events
     loops: _Loops = {
-        "attempts": parts.attempts.extend(),
+        "attempts": parts.attempts.extend(health.loop("attempts", limit_s=_STUCK_S)),
         "reconcile": reconcile.run(),
         "poll": poll.run(),
         "cancel": look_for_cancelling(
@@ -246,6 +258,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
             health.loop("cancel", limit_s=_STUCK_S),
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
+        "costs": parts.costs.run(health.loop("costs", limit_s=_STUCK_S)),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),
         "heartbeat": beat(

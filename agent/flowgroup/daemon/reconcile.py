@@ -7,9 +7,9 @@ those whose last claim has our mark.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flowgroup import log
 from flowgroup.daemon.slots import Slots
@@ -112,6 +112,7 @@ class Reconcile:
 
     async def _is_claimed(self, one: OpenAttempt) -> bool:
         """A seal of an attempt that is over opens nothing. An API that does not say so now must end no run."""
+        self.moved()
         try:
             return await self.api.last_claim(one.run_id) == one.attempt
         except FlowgroupError as exc:
@@ -144,6 +145,7 @@ class Reconcile:
             runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING")
             runs += [run for run in await self.api.runs_named("AwaitingRetry") if run.waits_in_process]
             for run in runs:
+                self.moved()
                 await self._judge(run)
             await self._close_stale()
         except FlowgroupError as exc:  # compared again in 30 s
@@ -160,7 +162,18 @@ class Reconcile:
         log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
         await self.attempts.close(attempt)
         end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
-        await self.teller.tell(run.id, attempt, end or verdict(run))
+        await self._told(self.teller.tell(run.id, attempt, end or verdict(run)))
+
+    async def _told(self, telling: Coroutine[Any, Any, None]) -> None:
+        """It lasts as long as an outage of the API: to wait for somebody else is not to be stuck."""
+        task = asyncio.create_task(telling, name="tell")
+        try:
+            while not task.done():
+                self.moved()
+                await asyncio.wait([task], timeout=_EVERY_S)
+            await task
+        finally:
+            task.cancel()
 
     async def _may_live(self, attempt: AttemptId) -> bool:
         """Whether the attempt is on a cluster whose processes live, though its driver says nothing."""

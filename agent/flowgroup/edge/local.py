@@ -96,6 +96,10 @@ class Local:
         assert made is not None
         return made
 
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """Of this machine's GPUs all clusters may use all."""
+        return {}
+
     async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
         """End the retired workers of the group, and start others if there are fewer than wanted."""
         place = self._clusters / name

@@ -116,9 +116,10 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """The run ended and could not say so itself. `reason` names the cause and the remedy."""
+    """The run ended and could not say so itself. `reason` names the cause and the remedy, `cause` is one of few words."""
 
     reason: str
+    cause: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
