@@ -1,5 +1,5 @@
 """
-Every metric that we export, declared on this one page: `docs/metrics.md` is made from it (`python -m flowgroup.dev.metrics`).
+Every metric that we export, declared on this one page: `docs/metrics.md` is made from it (`make docs`).
 
 Own registries: importing Prefect fills the global one. A process shows its room's and what all have; what another room counts
 would stand there as 0 for ever. No label has an id or another value that comes from outside, but for `flow_group`, whose
@@ -191,24 +191,22 @@ RELAY_READ_BACK = Counter(
 )
 
 
-def known_from_the_start() -> None:
-    """What may be counted stands at 0 before it is: a first increase is one that an alert can see."""
-    for outcome in ("ok", "failed", "unauthorized"):
-        POLLS.labels(outcome)
-    for outcome in ("accepted", "refused"):
-        CLAIMS.labels(outcome)
-    for outcome in ("reported", "crashed", "cancelled", "givenback"):
-        RUNS_FINISHED.labels(outcome)
-    for outcome in ("hit", "late", "unused"):
-        PREWARMS.labels(outcome)
-    for outcome in ("passed", "away", "refused", "unauthorized", "cut_off"):
-        RELAY_REQUESTS.labels(outcome)
-    for kind in ("logs", "events"):
-        for counter in (RELAY_RECORDS, RELAY_SPOOL_WAITS, RELAY_DELIVERED, RELAY_DEAD_LETTERS):
-            counter.labels(kind)
-
-
-known_from_the_start()
+_KINDS = ("logs", "events")
+_KNOWN: dict[Counter, tuple[str, ...]] = {
+    POLLS: ("ok", "failed", "unauthorized"),
+    CLAIMS: ("accepted", "refused"),
+    RUNS_FINISHED: ("reported", "crashed", "cancelled", "givenback"),
+    PREWARMS: ("hit", "late", "unused"),
+    RELAY_REQUESTS: ("passed", "away", "refused", "unauthorized", "cut_off"),
+    RELAY_RECORDS: _KINDS,
+    RELAY_SPOOL_WAITS: _KINDS,
+    RELAY_DELIVERED: _KINDS,
+    RELAY_DEAD_LETTERS: _KINDS,
+    RELAY_LINES_SHED: ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+}
+for _counter, _values in _KNOWN.items():  # from the start, for a first increase is one that an alert can see
+    for _value in _values:
+        _counter.labels(_value)
 
 
 def code_class(status: int) -> str:

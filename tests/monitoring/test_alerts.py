@@ -16,7 +16,7 @@ _R = 'namespace="fg", pod="relay-0"'
 
 @dataclass(frozen=True)
 class Case:
-    """`series`: what is seen, a sample a minute; the alert is silent at `before`, fires at `at` and is silent at `after` minutes."""
+    """`series`: a sample a minute. The alert is silent at minute `before`, fires at `at`, and is silent again at `after`."""
 
     series: dict[str, str]
     before: int
@@ -36,30 +36,128 @@ def _bucket(cluster: str, *, slow: bool) -> dict[str, str]:
 
 
 _API = 'route="/flow_runs/{id}", method="GET"'
-_OUT = f'flowgroup_runs_finished_total{{{_D}, outcome='
+_OUT = f"flowgroup_runs_finished_total{{{_D}, outcome="
 CASES = {
-    "FlowgroupDaemonDown": Case({f"flowgroup_slots{{{_D}}}": "100x10 _x20 100x60", f'flowgroup_slots{{{_D[:24]}, flowgroup_dev_served="b"}}': "9x99"}, 12, 25, 40),
-    "FlowgroupNoSuccessfulPoll": Case({f"flowgroup_last_successful_poll_timestamp_seconds{{{_D}}}": "0+60x10 600x10 1260+60x60"}, 9, 18, 30),
-    "FlowgroupApiUnauthorized": Case({f'flowgroup_polls_total{{{_D}, outcome="unauthorized"}}': "0x10 1+3x5 16x60"}, 9, 14, 30),
-    "FlowgroupApiErrors": Case(_calls("flowgroup_api_requests_total", "0+60x120", "0x20 0+60x30 1800x60", _API), 19, 40, 70),
-    "FlowgroupApiRateLimited": Case(_calls("flowgroup_api_requests_total", "0+60x120", "0x20 0+30x40 1200x60", _API, ("2xx", "429")), 25, 50, 90),
+    "FlowgroupDaemonDown": Case(
+        {
+            f"flowgroup_slots{{{_D}}}": "100x10 _x20 100x60",
+            f'flowgroup_slots{{{_D[:24]}, flowgroup_dev_served="b"}}': "9x99",
+        },
+        12,
+        25,
+        40,
+    ),
+    "FlowgroupNoSuccessfulPoll": Case(
+        {f"flowgroup_last_successful_poll_timestamp_seconds{{{_D}}}": "0+60x10 600x10 1260+60x60"}, 9, 18, 30
+    ),
+    "FlowgroupApiUnauthorized": Case(
+        {f'flowgroup_polls_total{{{_D}, outcome="unauthorized"}}': "0x10 1+3x5 16x60"}, 9, 14, 30
+    ),
+    "FlowgroupApiErrors": Case(
+        _calls("flowgroup_api_requests_total", "0+60x120", "0x20 0+60x30 1800x60", _API), 19, 40, 70
+    ),
+    "FlowgroupApiRateLimited": Case(
+        _calls("flowgroup_api_requests_total", "0+60x120", "0x20 0+30x40 1200x60", _API, ("2xx", "429")), 25, 50, 90
+    ),
     "FlowgroupWarmStartsSlow": Case(_bucket("warm", slow=True), 20, 55, 100),
     "FlowgroupColdStartsSlow": Case(_bucket("cold", slow=True), 20, 59, 110),
-    "FlowgroupSlotsExhausted": Case({f"flowgroup_slots{{{_D}}}": "10x120", f"flowgroup_runs_active{{{_D}}}": "9x10 10x50 3x60"}, 30, 50, 65),
-    "FlowgroupCrashRateHigh": Case({f'{_OUT}"crashed"}}': "0x20 0+1x20 20x80", f'{_OUT}"reported"}}': "0+4x120"}, 20, 40, 90),
-    "FlowgroupClustersStuck": Case({f'flowgroup_clusters{{{_D}, phase="starting"}}': "0x10 2x40 0x60", f"flowgroup_cluster_start_seconds_count{{{_D}}}": "5x120"}, 25, 45, 60),
-    "FlowgroupWorkersMissing": Case({f'flowgroup_workers{{{_D}, state="wanted"}}': "4x120", f'flowgroup_workers{{{_D}, state="there"}}': "4x10 3x40 4x60"}, 25, 40, 55),
-    "FlowgroupKubernetesErrors": Case(_calls("flowgroup_kubernetes_requests_total", "0+60x120", "0x20 0+60x30 1800x60", 'verb="list", resource="pods"', ("2xx", "none")), 19, 40, 70),
-    "FlowgroupStoreFails": Case({f'flowgroup_store_requests_total{{{_D}, operation="head", outcome="failed"}}': "0x10 0+1x20 20x60", f'flowgroup_store_requests_total{{{_D}, operation="head", outcome="ok"}}': "0+5x90"}, 10, 30, 50),
+    "FlowgroupSlotsExhausted": Case(
+        {f"flowgroup_slots{{{_D}}}": "10x120", f"flowgroup_runs_active{{{_D}}}": "9x10 10x50 3x60"}, 30, 50, 65
+    ),
+    "FlowgroupCrashRateHigh": Case(
+        {f'{_OUT}"crashed"}}': "0x20 0+1x20 20x80", f'{_OUT}"reported"}}': "0+4x120"}, 20, 40, 90
+    ),
+    "FlowgroupClustersStuck": Case(
+        {
+            f'flowgroup_clusters{{{_D}, phase="starting"}}': "0x10 2x40 0x60",
+            f"flowgroup_cluster_start_seconds_count{{{_D}}}": "5x120",
+        },
+        25,
+        45,
+        60,
+    ),
+    "FlowgroupWorkersMissing": Case(
+        {
+            f'flowgroup_workers{{{_D}, state="wanted"}}': "4x120",
+            f'flowgroup_workers{{{_D}, state="there"}}': "4x10 3x40 4x60",
+        },
+        25,
+        40,
+        55,
+    ),
+    "FlowgroupKubernetesErrors": Case(
+        _calls(
+            "flowgroup_kubernetes_requests_total",
+            "0+60x120",
+            "0x20 0+60x30 1800x60",
+            'verb="list", resource="pods"',
+            ("2xx", "none"),
+        ),
+        19,
+        40,
+        70,
+    ),
+    "FlowgroupStoreFails": Case(
+        {
+            f'flowgroup_store_requests_total{{{_D}, operation="head", outcome="failed"}}': "0x10 0+1x20 20x60",
+            f'flowgroup_store_requests_total{{{_D}, operation="head", outcome="ok"}}': "0+5x90",
+        },
+        10,
+        30,
+        50,
+    ),
     "FlowgroupEventLoopBlocked": Case({f"flowgroup_event_loop_blocked_total{{{_D}}}": "0x10 1x60"}, 9, 15, 30),
-    "FlowgroupRelayDown": Case({f"flowgroup_relay_spool_limit_bytes{{{_R}}}": "5x30 _x20 5x60", 'flowgroup_relay_spool_limit_bytes{namespace="fg", pod="relay-1"}': "5x120"}, 29, 45, 60),
-    "FlowgroupRelayDoesNotDeliver": Case({f'flowgroup_relay_spool_records{{{_R}, kind="logs"}}': "0x10 50x30 0x60", f'flowgroup_relay_delivered_total{{{_R}, kind="logs"}}': "0+9x10 90x30 99+9x60"}, 19, 35, 50),
-    "FlowgroupRelaySpoolFilling": Case({f'flowgroup_relay_spool_bytes{{{_R}, kind="logs"}}': "0x30 0+10x30 0x60", f'flowgroup_relay_spool_bytes{{{_R}, kind="events"}}': "0x120", f"flowgroup_relay_spool_limit_bytes{{{_R}}}": "1000x120"}, 35, 59, 110),
-    "FlowgroupRelayLinesShed": Case({f'flowgroup_relay_lines_shed_total{{{_R}, level="DEBUG"}}': "0x10 0+7x5 35x60", f'flowgroup_relay_lines_shed_total{{{_R}, level="INFO"}}': "0x80"}, 10, 15, 40),
-    "FlowgroupRelayDeadLetters": Case({f'flowgroup_relay_dead_letters_total{{{_R}, kind="events"}}': "0x10 2x60"}, 10, 15, 40),
+    "FlowgroupRelayDown": Case(
+        {
+            f"flowgroup_relay_spool_limit_bytes{{{_R}}}": "5x30 _x20 5x60",
+            'flowgroup_relay_spool_limit_bytes{namespace="fg", pod="relay-1"}': "5x120",
+        },
+        29,
+        45,
+        60,
+    ),
+    "FlowgroupRelayDoesNotDeliver": Case(
+        {
+            f'flowgroup_relay_spool_records{{{_R}, kind="logs"}}': "0x10 50x30 0x60",
+            f'flowgroup_relay_delivered_total{{{_R}, kind="logs"}}': "0+9x10 90x30 99+9x60",
+        },
+        19,
+        35,
+        50,
+    ),
+    "FlowgroupRelaySpoolFilling": Case(
+        {
+            f'flowgroup_relay_spool_bytes{{{_R}, kind="logs"}}': "0x30 0+10x30 0x60",
+            f'flowgroup_relay_spool_bytes{{{_R}, kind="events"}}': "0x120",
+            f"flowgroup_relay_spool_limit_bytes{{{_R}}}": "1000x120",
+        },
+        35,
+        59,
+        110,
+    ),
+    "FlowgroupRelayLinesShed": Case(
+        {
+            f'flowgroup_relay_lines_shed_total{{{_R}, level="DEBUG"}}': "0x10 0+7x5 35x60",
+            f'flowgroup_relay_lines_shed_total{{{_R}, level="INFO"}}': "0x80",
+        },
+        10,
+        15,
+        40,
+    ),
+    "FlowgroupRelayDeadLetters": Case(
+        {f'flowgroup_relay_dead_letters_total{{{_R}, kind="events"}}': "0x10 2x60"}, 10, 15, 40
+    ),
     "FlowgroupRelaySpoolSetAside": Case({f"flowgroup_relay_spool_set_aside_total{{{_R}}}": "0x10 1x120"}, 10, 30, 90),
-    "FlowgroupRelayTokensRefused": Case({f'flowgroup_relay_requests_total{{{_R}, outcome="unauthorized"}}': "0x10 0+120x20 2400x60", f'flowgroup_relay_requests_total{{{_R}, outcome="passed"}}': "0+9x90"}, 10, 25, 45),
-}  # fmt: skip
+    "FlowgroupRelayTokensRefused": Case(
+        {
+            f'flowgroup_relay_requests_total{{{_R}, outcome="unauthorized"}}': "0x10 0+120x20 2400x60",
+            f'flowgroup_relay_requests_total{{{_R}, outcome="passed"}}': "0+9x90",
+        },
+        10,
+        25,
+        45,
+    ),
+}
 
 
 def _promtool_case(alert: str, case: Case) -> dict[str, Any]:

@@ -6,9 +6,10 @@ for it, so that what is said is kept within what may be; at worst a group's own 
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from heapq import nlargest
 from typing import Protocol, get_args
 
 from flowgroup.daemon.clusters import Phase
@@ -62,10 +63,10 @@ class Named:
     def __init__(self, most: int) -> None:
         self._most = most
         self._named: set[str] = set()
-        self._weights: Counter[str] = Counter()
+        self._weights: defaultdict[str, float] = defaultdict(float)
 
     def label(self, group: str, weight: float) -> str:
-        self._weights[group] += weight  # type: ignore[assignment]  # a Counter counts floats too
+        self._weights[group] += weight
         if group not in self._named and len(self._named) < self._most:
             self._named.add(group)
         return group if group in self._named else OTHER
@@ -73,8 +74,9 @@ class Named:
     def choose(self) -> set[str]:
         """Choose anew. Returns those that had series, and have none from now on."""
         before = self._named
-        self._named = {group for group, _ in self._weights.most_common(self._most)}
-        self._weights = Counter({group: half for group, old in self._weights.items() if (half := old / 2) > 1.0})  # type: ignore[arg-type]
+        self._named = set(nlargest(self._most, self._weights, key=self._weights.__getitem__))
+        halved = {group: weight / 2 for group, weight in self._weights.items()}
+        self._weights = defaultdict(float, {group: weight for group, weight in halved.items() if weight > 1.0})
         return before - self._named
 
 

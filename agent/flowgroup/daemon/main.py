@@ -119,34 +119,43 @@ async def run(
         raise Refused("no work pool is given: --pool or FLOWGROUP_POOL")
     async with prefect(settings.prefect, pool, transport=transport) as api:
         folder = folder_of(settings.daemon.home, pool)
-        with locked(folder), stopped_by_signals() as stop:
-            there = await _unless_stopped(stop, _pool_there(api, settings.prefect.api_url))
-            if there is not None:
-                with ungrouped():
-                    await _serve(settings, api, there, backend_factory(settings, folder), folder, stop)
+        with locked(folder), stopped_by_signals() as stop, ungrouped():
+            health = Health()
+            async with serve(health, settings.daemon.health_host, settings.daemon.health_port) as port:
+                there = await _unless_stopped(stop, _pool_there(api, settings.prefect.api_url))
+                if there is not None:
+                    parts = _built(settings, api, there, backend_factory(settings, folder), folder)
+                    await _serve(settings.daemon, parts, health, _Home(folder, there.name, port), stop)
 
 
-async def _serve(
-    settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path, stop: asyncio.Event
-) -> None:
-    daemon, health = settings.daemon, Health()
-    parts = _built(settings, api, pool, backend, folder)
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """The daemon's folder, its pool and where its health is."""
+
+    folder: Path
+    pool: str
+    health_port: int
+
+
+async def _serve(daemon: DaemonSettings, parts: "_Parts", health: Health, home: _Home, stop: asyncio.Event) -> None:
     await parts.clusters.adopt()
     async with (
-        parts.drivers.serve(backend.listen, parts.clusters.secret_of),
-        serve(health, daemon.health_host, daemon.health_port) as port,
+        parts.drivers.serve(parts.backend.listen, parts.clusters.secret_of),
         aclosing(parts.relays),
-        _registered(api, _worker_name(daemon, pool.name)) as worker,
+        _registered(parts.api, _worker_name(daemon, home.pool)) as worker,
     ):
-        with announced(folder / "daemon.json", port):
-            log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
+        with announced(home.folder / "daemon.json", home.health_port):
+            said = {"pool": home.pool, "worker": worker, "folder": str(home.folder), "health_port": home.health_port}
+            log.get().info("daemon_started", **said)
             with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
-                await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
+                await _until_stopped(stop, _loops(parts, daemon, worker, health))
             log.get().info("daemon_stopping")
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
+    api: Prefect
+    backend: Backend
     bells: _Bells
     slots: Slots
     drivers: Drivers
@@ -197,7 +206,22 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
     costs = Costs(clusters, drivers, backend.gpus, pool.name, Named(daemon.metrics_flow_groups))
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, costs)
+    parts = _Parts(
+        api,
+        backend,
+        bells,
+        slots,
+        drivers,
+        clusters,
+        relays,
+        attempts,
+        cancels,
+        teller,
+        journeys,
+        events,
+        scale,
+        costs,
+    )
     api.trust(parts.is_streamed)
     return parts
 
@@ -213,8 +237,9 @@ def _relays(settings: Settings, backend: Backend, known_as: str) -> RelayControl
 _Loops = dict[str, Coroutine[Any, Any, None]]
 
 
-def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, health: Health) -> _Loops:
+def _loops(parts: _Parts, daemon: DaemonSettings, worker: str, health: Health) -> _Loops:
     """Every loop of the daemon, by its name. None of them ends by itself."""
+    api = parts.api
     rhythm = Rhythm(daemon.poll_interval_s, daemon.poll_ahead_s, daemon.claim_ahead_s, daemon.queues)
     poll = Poll(
         api,

@@ -94,9 +94,8 @@ class Sizes:
 
     def gpus(self, spec: ClusterSpec) -> dict[str, int]:
         """How many GPUs, or parts of one, each worker of a group holds, by the group's name."""
-        default = {DEFAULT_GROUP: self._named(spec.worker_size).extended}
-        others = {one.name: {**self._named(one.size).extended, **one.resources} for one in spec.worker_groups}
-        return {group: _gpus(held) for group, held in {**default, **others}.items()}
+        found = {one.name: _gpus({**self._named(one.size).extended, **one.resources}) for one in spec.worker_groups}
+        return {DEFAULT_GROUP: _gpus(self._named(spec.worker_size).extended), **found}
 
     def _named(self, name: str | None) -> Size:
         return self.known.get(name or "", Size())
