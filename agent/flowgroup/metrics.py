@@ -12,7 +12,18 @@ from http import HTTPStatus
 from importlib.metadata import version
 from types import MappingProxyType
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # else every counter has a second series that says since when
 
 SHARED, DAEMON, RELAY = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
 ROOMS = MappingProxyType({"daemon and relay": SHARED, "daemon": DAEMON, "relay": RELAY})
