@@ -41,7 +41,7 @@ CASES = {
     "FlowgroupDaemonDown": Case(
         {
             f"flowgroup_slots{{{_D}}}": "100x10 _x20 100x60",
-            f'flowgroup_slots{{{_D[:24]}, flowgroup_dev_served="b"}}': "9x99",
+            'flowgroup_slots{namespace="fg", flowgroup_dev_served="gpu"}': "9x99",
         },
         12,
         25,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
 
 from flowgroup import metrics
 
@@ -39,7 +40,7 @@ def declared() -> Iterator[tuple[str, MetricWrapperBase]]:
     rooms = {family.name: room for room, registry in metrics.ROOMS.items() for family in registry.collect()}
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
-            yield rooms[metric.describe()[0].name], metric
+            yield rooms[_family(metric).name], metric
 
 
 def page() -> str:
@@ -57,8 +58,13 @@ def labels_of(metric: MetricWrapperBase) -> tuple[str, ...]:
     return tuple(metric._labelnames)
 
 
-def _row(room: str, metric: MetricWrapperBase) -> str:
+def _family(metric: MetricWrapperBase) -> Metric:
     (family,) = metric.describe()
+    return family
+
+
+def _row(room: str, metric: MetricWrapperBase) -> str:
+    family = _family(metric)
     labels = ", ".join(f"`{label}`" for label in labels_of(metric))
     name = f"{family.name}{_SUFFIX.get(family.type, '')}"
     return f"| `{name}` | {family.type} | {labels} | {room} | {_plain(family.documentation)} |"
