@@ -101,7 +101,7 @@ async def test_calls_to_kubernetes_are_counted_by_verb_kind_and_class() -> None:
         transport=httpx.MockTransport(answer),
     )
     for _ in range(3):
-        with pytest.raises(Exception, match="pods|does not answer"):
+        with pytest.raises(Exception, match=r"pods|does not answer"):
             await client.listed(PODS, "a=b")
     await client.aclose()
     assert {code: grown() for code, grown in told.items()} == {"4xx": 1, "5xx": 1, "none": 1}

@@ -162,18 +162,7 @@ class Reconcile:
         log.get().warning("run_without_carrier", run=run.id, attempt=attempt, state=run.state.type)
         await self.attempts.close(attempt)
         end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
-        await self._told(self.teller.tell(run.id, attempt, end or verdict(run)))
-
-    async def _told(self, telling: Coroutine[Any, Any, None]) -> None:
-        """It lasts as long as an outage of the API: to wait for somebody else is not to be stuck."""
-        task = asyncio.create_task(telling, name="tell")
-        try:
-            while not task.done():
-                self.moved()
-                await asyncio.wait([task], timeout=_EVERY_S)
-            await task
-        finally:
-            task.cancel()
+        await patiently(self.teller.tell(run.id, attempt, end or verdict(run)), self.moved)
 
     async def _may_live(self, attempt: AttemptId) -> bool:
         """Whether the attempt is on a cluster whose processes live, though its driver says nothing."""
@@ -192,6 +181,18 @@ class Reconcile:
         for one in self.attempts.listed():
             if not self._is_carried(one.run_id) and not await self._is_silent(one.cluster):
                 await self.attempts.close(one.attempt)
+
+
+async def patiently(telling: Coroutine[Any, Any, None], moved: Callable[[], None]) -> None:
+    """Wait for what may last as long as an outage of the API, and move: to wait for somebody else is not to be stuck."""
+    task = asyncio.create_task(telling, name="tell")
+    try:
+        while not task.done():
+            moved()
+            await asyncio.wait([task], timeout=_EVERY_S)
+        await task
+    finally:
+        task.cancel()
 
 
 def verdict(run: SeenRun) -> Outcome:
