@@ -9,7 +9,6 @@ values are few (`daemon/costs.py`).
 import platform
 import sys
 from http import HTTPStatus
-from importlib.metadata import version
 from types import MappingProxyType
 
 from prometheus_client import (
@@ -23,6 +22,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from flowgroup import __version__
+
 disable_created_metrics()  # else every counter has a second series that says since when
 
 SHARED, DAEMON, RELAY = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
@@ -35,7 +36,7 @@ _COMMIT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 
 # Of all processes that show their figures.
 BUILD = Info("flowgroup_build", "Which flowgroup this is", registry=SHARED)
-BUILD.info({"version": version("flowgroup"), "python": platform.python_version(), "os": sys.platform})
+BUILD.info({"version": __version__, "python": platform.python_version(), "os": sys.platform})
 LOOP_LAG = Histogram(
     "flowgroup_event_loop_lag_seconds",
     "How long the event loop took to answer, asked every second",
