@@ -7,7 +7,7 @@ import pytest
 from flowgroup import metrics
 from flowgroup.daemon.clusters import Phase
 from flowgroup.daemon.costs import OTHER, Costs, Named
-from flowgroup.daemon.view import View
+from flowgroup.daemon.view import Line, View
 from flowgroup.edge.kubernetes.sizes import Size, Sizes
 from flowgroup.model.ids import ClusterName, FlowId
 from flowgroup.model.orders import GroupLevel, Status
@@ -40,6 +40,7 @@ class World:
         return spec.name
 
     def say(self, name: ClusterName, **status: object) -> None:
+        self.view(name).line = Line.__new__(Line)
         self.view(name).status = Status.model_validate({"ready": True, **status})
 
     def specs(self) -> dict[ClusterName, ClusterSpec]:
@@ -76,6 +77,16 @@ def test_time_is_counted_by_phase_and_a_cluster_that_says_nothing_has_only_that(
     counting.look(7.0)
     assert (spent("seconds", phase="starting"), spent("seconds", phase="idle")) == (5.0, 7.0)
     assert spent("cpu_seconds") == 0.0
+
+
+def test_a_cluster_whose_driver_has_left_costs_its_time_alone() -> None:
+    world = World()
+    counting = costs(world)
+    name = world.add(spec(workers=1), groups={"default": GroupLevel(wanted=1, there=1, cores=1.0)})
+    counting.look(5.0)
+    world.view(name).line = None
+    counting.look(5.0)
+    assert (spent("cpu_seconds"), spent("seconds", phase="busy")) == (5.0, 10.0)
 
 
 def test_a_drivers_processor_time_is_what_came_since_and_survives_its_restart() -> None:

@@ -120,7 +120,8 @@ class Costs:
         self._seen = {name: before.get(name) or _Seen(first) for name in specs}
         workers: Counter[str] = Counter(wanted=0, there=0)
         for name, spec in specs.items():
-            status = self.drivers.view(name).status
+            view = self.drivers.view(name)
+            status = view.status if view.is_connected else None  # else what a dead cluster said last would go on
             spent = self._spent(spec, status, self._seen[name], span_s)
             self._count(spec, phases[name], spent)
             for level in _groups(spec, status).values() if status else ():
