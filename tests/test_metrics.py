@@ -41,6 +41,8 @@ def test_labels_are_exactly_these_and_so_none_has_an_id() -> None:
 
 
 def test_a_metric_is_shown_once() -> None:
+    rows = [line.split(" ")[1] for line in page().splitlines() if line.startswith("| `flowgroup_")]
+    assert len(rows) == len(set(rows)) > 45
     names = [family.name for registry in metrics.ROOMS.values() for family in registry.collect()]
     assert len(names) == len(set(names)) > 45
 

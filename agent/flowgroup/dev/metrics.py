@@ -38,8 +38,8 @@ _SUFFIX = {"counter": "_total", "info": "_info"}
 def declared() -> Iterator[tuple[str, MetricWrapperBase]]:
     """Every metric of the page, with who shows it, in the page's order."""
     rooms = {family.name: room for room, registry in metrics.ROOMS.items() for family in registry.collect()}
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
+    for name, metric in vars(metrics).items():
+        if isinstance(metric, MetricWrapperBase) and not name.startswith("_"):
             yield rooms[_family(metric).name], metric
 
 
