@@ -173,8 +173,16 @@ RELAY_REQUESTS = Counter(
     registry=RELAY,
 )
 RELAY_RECORDS = Counter(
-    "flowgroup_relay_records", "Logs and events stored, and those that were refused", ["kind"], registry=RELAY
+    "flowgroup_relay_records",
+    "Logs, events and states through the relay, and records that it refused",
+    ["kind"],
+    registry=RELAY,
 )
+RELAY_LEFT_BYTES = Counter(
+    "flowgroup_relay_left_bytes", "Bytes of logs, events and states that were let out", ["kind"], registry=RELAY
+)
+RELAY_MASKED = Counter("flowgroup_relay_masked", "Secrets masked in what was let out", ["kind"], registry=RELAY)
+RELAY_CUT = Counter("flowgroup_relay_cut", "Texts cut in what was let out", ["kind"], registry=RELAY)
 RELAY_SPOOL_RECORDS = Gauge("flowgroup_relay_spool_records", "Records that wait on disk", ["kind"], registry=RELAY)
 RELAY_SPOOL_BYTES = Gauge("flowgroup_relay_spool_bytes", "Their bytes", ["kind"], registry=RELAY)
 RELAY_SPOOL_LIMIT = Gauge("flowgroup_relay_spool_limit_bytes", "How much may wait there", registry=RELAY)
