@@ -88,6 +88,9 @@ class DaemonSettings(Section):
     health_port: int = Field(
         default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one"
     )
+    metrics_flow_groups: int = Field(
+        default=50, ge=0, description="how many flow groups have series of their own in metrics: those that cost most"
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
 
@@ -102,6 +105,10 @@ class RelaySettings(Section):
         default=8.0,
         gt=0,
         description="the longest that a call is held while the API is away; drivers wait 1.5 s longer for the relay",
+    )
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port of the relay's /metrics, without TLS or key; 0: a free one"
     )
     tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
     tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")

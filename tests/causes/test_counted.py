@@ -3,7 +3,7 @@
 import pytest
 
 from flowgroup.daemon.tell import Teller
-from flowgroup.metrics import REGISTRY
+from flowgroup.metrics import DAEMON
 from flowgroup.model.causes import ROWS, said
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.model.runs import Crashed, GivenBack, Outcome, Reported
@@ -17,7 +17,7 @@ class Elsewhere:
 
 
 def counted(cause: str) -> float:
-    return REGISTRY.get_sample_value("flowgroup_runs_undone_total", {"cause": cause}) or 0.0
+    return DAEMON.get_sample_value("flowgroup_runs_undone_total", {"cause": cause}) or 0.0
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,9 @@ class FakeBackend:
     _tasks: dict[ClusterName, asyncio.Task[None]] = field(default_factory=dict)
     _pids: int = 1000
 
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        return {}
+
     async def find(self) -> list[Found]:
         await self._step("find")
         return list(self.clusters.values())

@@ -75,6 +75,9 @@ class World:
         finally:
             self.leases.remove((name, run_id))
 
+    def is_ready(self, name: ClusterName) -> bool:
+        return bool(self.given)
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
 

@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -131,13 +132,16 @@ class Attempts:
         self._change({**{one.attempt: one for one in attempts}, **self._open})
         self._is_whole.set()
 
-    async def extend(self) -> None:
+    async def extend(self, moved: Callable[[], None] = lambda: None) -> None:
         """
         Tell each relay its level every few seconds, for ever: it may have been started again, and attempts expire there.
 
         Of a relay that is not listed any more the attempts go on until they end.
         """
-        await self._is_whole.wait()
+        while not self._is_whole.is_set():
+            moved()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_whole.wait(), _EXTEND_EVERY_S)
         others = {one.relay for one in self._open.values()}.difference(self._relays.listed)
         for relay in others:
             log.get().warning(
@@ -145,11 +149,12 @@ class Attempts:
             )
         async with asyncio.TaskGroup() as extending:
             for relay in (*self._relays.listed, *others):
-                extending.create_task(self._extend(relay), name=f"extend at relay {relay}")
+                extending.create_task(self._extend(relay, moved), name=f"extend at relay {relay}")
 
-    async def _extend(self, relay: RelayName) -> None:
+    async def _extend(self, relay: RelayName, moved: Callable[[], None]) -> None:
         is_away = False
         while relay in self._relays.listed or self._at(relay):
+            moved()
             try:
                 self._told[relay].version = -1
                 await self._tell(relay)

@@ -7,18 +7,18 @@ deciding is here.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from flowgroup import log
 from flowgroup.daemon.points import reached
 from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
-from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE, PREWARMS
+from flowgroup.metrics import CLUSTER_START, CLUSTERS, CLUSTERS_MADE, PREWARMS
 from flowgroup.model.clusters import Found
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.orders import Remark
@@ -28,6 +28,9 @@ _LOOK_EVERY_S = 1.0
 _BOOTS_REMEMBERED = 5
 _HALF_MADE_TIMEOUT_S = 10.0
 _WHY_TIMEOUT_S = 5.0
+
+Phase = Literal["starting", "busy", "prewarmed", "idle"]
+"""Not ready yet; with runs; kept for one that comes soon; kept for its idle time."""
 
 
 class Backend(Protocol):
@@ -137,7 +140,7 @@ class Clusters:
             cluster.found = found
             if found.spec.mode == "per-run":
                 cluster.idle_timeout_s = 0.0
-        self._count()
+        self.phases()
 
     def secret_of(self, name: ClusterName) -> str | None:
         cluster = self._clusters.get(name)
@@ -150,6 +153,14 @@ class Clusters:
     def specs(self) -> dict[ClusterName, ClusterSpec]:
         """What the clusters that exist are."""
         return {name: cluster.found.spec for name, cluster in self._clusters.items() if cluster.found}
+
+    def phases(self) -> dict[ClusterName, Phase]:
+        """How the clusters that exist are used now; told in the metrics too."""
+        there = {name: self._phase(name, cluster) for name, cluster in self._clusters.items() if cluster.found}
+        now = Counter(there.values())
+        for phase in get_args(Phase):
+            CLUSTERS.labels(phase).set(now[phase])
+        return there
 
     async def look(self, name: ClusterName) -> str | None:
         """Why its processes are dead; None while they live, and while nobody can see: what is not known must end no run."""
@@ -216,7 +227,7 @@ class Clusters:
         cluster = self._cluster(name)
         cluster.leases.add(run_id)
         if taken := cluster.expected.pop(run_id, None):
-            PREWARMS.labels("hit" if self._is_ready(name) else "late").inc()
+            PREWARMS.labels("hit" if self.is_ready(name) else "late").inc()
             taken.set()
         if idle_timeout_s is not None:
             cluster.idle_timeout_s = idle_timeout_s
@@ -277,6 +288,7 @@ class Clusters:
         await self._until_ready(found)
         if began is not None:
             self._boots_s.append(asyncio.get_running_loop().time() - began)
+            CLUSTER_START.observe(self._boots_s[-1])
         return found
 
     @property
@@ -284,7 +296,8 @@ class Clusters:
         """The slowest of the last few clusters, from making it to ready; None if none was made."""
         return max(self._boots_s, default=None)
 
-    def _is_ready(self, name: ClusterName) -> bool:
+    def is_ready(self, name: ClusterName) -> bool:
+        """Whether its driver is on the line and takes runs."""
         view = self._drivers.view(name)
         return view.is_connected and view.status is not None and view.status.ready
 
@@ -295,7 +308,7 @@ class Clusters:
         cluster.found = await self._backend.create(spec)
         reached("made")
         CLUSTERS_MADE.inc()
-        self._count()
+        self.phases()
 
     async def _hopeless(self, found: Found) -> str | None:
         view = self._drivers.view(found.name)
@@ -362,7 +375,7 @@ class Clusters:
         reached("deleted")
         cluster.found = cluster.remarks = None
         cluster.may_exist = False
-        self._count()
+        self.phases()
 
     def _cluster(self, name: ClusterName) -> _Cluster:
         if name not in self._clusters:
@@ -370,8 +383,12 @@ class Clusters:
             self._clusters[name] = _Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
         return self._clusters[name]
 
-    def _count(self) -> None:
-        CLUSTERS.set(len(self.names()))
+    def _phase(self, name: ClusterName, cluster: _Cluster) -> Phase:
+        if not self.is_ready(name):
+            return "starting"
+        if cluster.leases:
+            return "busy"
+        return "prewarmed" if cluster.expected else "idle"
 
 
 def _is_idle(cluster: _Cluster, now: float) -> bool:

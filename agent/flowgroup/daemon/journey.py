@@ -28,7 +28,14 @@ from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
 from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
-from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
+from flowgroup.metrics import (
+    CLAIM_TO_RUNNING,
+    CLAIMS,
+    RUNS_FINISHED,
+    SCHEDULE_TO_CLAIM,
+    SCHEDULE_TO_RUNNING,
+    STAGE_SECONDS,
+)
 from flowgroup.model.causes import code_of, marked, said
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, new_attempt
 from flowgroup.model.runs import (
@@ -59,6 +66,7 @@ class Api(plan_room.Api, waiting_room.Api, Protocol):
 
 
 class Clusters(waiting_room.Clusters, Protocol):
+    def is_ready(self, name: ClusterName) -> bool: ...
     def turn(self, spec: ClusterSpec | None, run_id: RunId) -> AbstractContextManager[bool]: ...
     def lease(
         self, name: ClusterName, run_id: RunId, idle_timeout_s: float | None = None
@@ -166,13 +174,17 @@ class Journeys:
         return 0.0
 
     async def _outcome(self, run: ClaimedRun, plan: Placement, asked: Asked) -> Outcome:
-        began = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began, cluster = clock(), "warm" if self.clusters.is_ready(plan.spec.name) else "cold"
         async with renewed(self.api, run.lease) as stop_renewing:
             sent = await self._sent(run, plan, asked)
+            sent_at = clock()
 
             def on_running() -> None:
                 stop_renewing()
-                STAGE_SECONDS.labels("running").observe(asyncio.get_running_loop().time() - began)
+                STAGE_SECONDS.labels("started").observe(clock() - sent_at)
+                CLAIM_TO_RUNNING.labels(cluster).observe(clock() - began)
+                SCHEDULE_TO_RUNNING.labels(cluster).observe(_late_s(run))
                 log.get().info("run_running", run=run.id, attempt=run.attempt, cluster=sent.cluster)
 
             return await self.watch.outcome(sent, asked=asked, on_running=on_running)
@@ -259,6 +271,11 @@ def _spec(plan: Placement | Crashed) -> ClusterSpec | None:
 
 def _note_claimed(run: ClaimedRun) -> None:
     CLAIMS.labels("accepted").inc()
-    late_s = (datetime.now(UTC) - run.due.due_at).total_seconds()
-    SCHEDULE_TO_CLAIM.observe(max(0.0, late_s))
+    late_s = _late_s(run)
+    SCHEDULE_TO_CLAIM.observe(late_s)
     log.get().info("run_claimed", run=run.id, attempt=run.attempt, late_s=round(late_s, 3))
+
+
+def _late_s(run: ClaimedRun) -> float:
+    """For how long it has been due; one that was claimed ahead of its time is not early."""
+    return max(0.0, (datetime.now(UTC) - run.due.due_at).total_seconds())

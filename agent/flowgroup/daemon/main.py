@@ -24,6 +24,7 @@ from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
 from flowgroup.daemon.clusters import Clusters
+from flowgroup.daemon.costs import Costs, Named
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
 from flowgroup.daemon.journey import Journeys
@@ -59,11 +60,13 @@ from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl, RelayControls
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
-from flowgroup.metrics import LEADING
+from flowgroup.metrics import CLUSTERS, LEADING, LOOP_BLOCKED, LOOP_LAG, WORKERS
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import RelayName, digest
+from flowgroup.model.spec import ClusterSpec
 from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
+from flowgroup.watchdog import Seen, watched
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
 _GOODBYE_TIMEOUT_S = 3.0
@@ -84,6 +87,10 @@ class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, Pr
     @property
     def relays(self) -> Sequence[RelayName]:
         """Those that new clusters are shared out among, by flow group."""
+        ...
+
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """How many GPUs each worker of a group holds, by the group's name; as far as the backend shares them out."""
         ...
 
     async def relay(self, name: RelayName) -> Endpoint:
@@ -156,6 +163,8 @@ async def take_turns(
                         lost, _lead(_Place(settings, api, backend, folder, seat.fence), health, port, stop), name="lead"
                     )
             LEADING.set(0)
+            for level in (CLUSTERS, WORKERS):  # the next leader shows them
+                level.clear()
             health.forget_loops()
 
 
@@ -184,7 +193,8 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     ):
         with announced(at.folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
-            await _until_stopped(stop, _loops(parts, at.settings, api, worker, health))
+            with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
+                await _until_stopped(stop, _loops(parts, at.settings, api, worker, health))
             log.get().info("daemon_stopping")
 
 
@@ -202,6 +212,7 @@ class _Parts:
     events: Events | None
     scale: Scale
     answers: Answers
+    costs: Costs
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -241,7 +252,22 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
     answers = Answers(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, answers)
+    costs = Costs(clusters, drivers, backend.gpus, pool.name, Named(daemon.metrics_flow_groups))
+    parts = _Parts(
+        bells,
+        slots,
+        drivers,
+        clusters,
+        relays,
+        attempts,
+        cancels,
+        teller,
+        journeys,
+        events,
+        scale,
+        answers,
+        costs,
+    )
     api.trust(parts.is_streamed)
     return parts
 
@@ -283,6 +309,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
         parts.journeys.resume,
         parts.bells.reconcile,
         parts.journeys.owner,
+        health.loop("reconcile", limit_s=_STUCK_S),
     )
     prewarm = Prewarm(
         api,
@@ -294,7 +321,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
     )
     events = parts.events
     loops: _Loops = {
-        "attempts": parts.attempts.extend(),
+        "attempts": parts.attempts.extend(health.loop("attempts", limit_s=_STUCK_S)),
         "reconcile": reconcile.run(),
         "poll": poll.run(),
         "cancel": look_for_cancelling(
@@ -304,6 +331,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
             health.loop("cancel", limit_s=_STUCK_S),
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
+        "costs": parts.costs.run(health.loop("costs", limit_s=_STUCK_S)),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
         "losses": parts.answers.run(health.loop("losses", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),

@@ -16,6 +16,7 @@ from typing import Protocol
 from flowgroup import log
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.wake import Wake
+from flowgroup.edge.wire import Unauthorized
 from flowgroup.errors import Permanent, Transient
 from flowgroup.metrics import LAST_POLL, POLLS
 from flowgroup.model.ids import RunId
@@ -153,7 +154,7 @@ class Poll:
     def _failed(self, exc: Transient | Permanent) -> float:
         """No retry here: the loop is the retry."""
         self._failures += 1
-        POLLS.labels("failed").inc()
+        POLLS.labels("unauthorized" if isinstance(exc, Unauthorized) else "failed").inc()
         said = log.get().warning if self._failures == 1 else log.get().debug
         said("due_runs_not_asked", reason=str(exc), failures=self._failures)
         asked_s = exc.retry_after_s if isinstance(exc, Transient) else None

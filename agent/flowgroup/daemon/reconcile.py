@@ -7,9 +7,9 @@ those whose last claim has our mark.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flowgroup import log
 from flowgroup.daemon.points import reached
@@ -115,6 +115,7 @@ class Reconcile:
 
     async def _is_claimed(self, one: OpenAttempt) -> bool:
         """A seal of an attempt that is over opens nothing. An API that does not say so now must end no run."""
+        self.moved()
         try:
             return await self.api.last_claim(one.run_id) == one.attempt
         except FlowgroupError as exc:
@@ -149,6 +150,7 @@ class Reconcile:
             runs += await self.api.runs_named("AwaitingRetry")
             runs += await self._elsewhere({run.id for run in runs})
             for run in runs:
+                self.moved()
                 await self._judge(run)
             await self._close_stale()
         except FlowgroupError as exc:  # compared again in 30 s
@@ -172,7 +174,7 @@ class Reconcile:
         reached("judging")
         await self.attempts.close(attempt)
         end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
-        await self.teller.tell(run.id, attempt, end or verdict(run))
+        await patiently(self.teller.tell(run.id, attempt, end or verdict(run)), self.moved)
 
     async def _may_live(self, attempt: AttemptId) -> bool:
         """Whether the attempt is on a cluster whose processes live, though its driver says nothing."""
@@ -191,6 +193,18 @@ class Reconcile:
         for one in self.attempts.listed():
             if not self._is_carried(one.run_id) and not await self._is_silent(one.cluster):
                 await self.attempts.close(one.attempt)
+
+
+async def patiently(telling: Coroutine[Any, Any, None], moved: Callable[[], None]) -> None:
+    """Wait for what may last as long as an outage of the API, and move: to wait for somebody else is not to be stuck."""
+    task = asyncio.create_task(telling, name="tell")
+    try:
+        while not task.done():
+            moved()
+            await asyncio.wait([task], timeout=_EVERY_S)
+        await task
+    finally:
+        task.cancel()
 
 
 def verdict(run: SeenRun) -> Outcome:

@@ -72,3 +72,15 @@ def memory_bytes(pids: set[int]) -> int:
             continue
         used += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
     return used
+
+
+def cpu_s(pids: set[int]) -> float:
+    """Processor time of these processes, in seconds, and of those that they have started and that have ended."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        ticks += sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
+    return ticks / os.sysconf("SC_CLK_TCK")

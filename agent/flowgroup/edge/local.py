@@ -100,6 +100,10 @@ class Local:
         self._note_memory(spec.name, self._processes(place))
         return made
 
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """Of this machine's GPUs all clusters may use all."""
+        return {}
+
     async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
         """End the retired workers of the group, and start others if there are fewer than wanted."""
         place = self._clusters / name

@@ -75,7 +75,7 @@ class Kubernetes:
 
     def __post_init__(self) -> None:
         network.check(self.ground)
-        self._settings = self.ground.settings
+        self._settings, self.gpus = self.ground.settings, self.ground.sizes.gpus
         self._ours = of_pool(self.ground.pool)
         self._levels = Levels(self.client, self._ours)
         self._references = References(self.client)
@@ -227,8 +227,7 @@ class Kubernetes:
     async def look(self, name: ClusterName) -> str | None:
         """None while it lives, waits, or cannot be seen at all: what is not known must end no run."""
         try:
-            level = await self._levels.now()
-            return await self._trouble(name, level)
+            return await self._trouble(name, await self._levels.now())
         except FlowgroupError as exc:
             _log.warning("cluster_not_seen", cluster=name, reason=str(exc))
             return None

@@ -17,6 +17,7 @@ from flowgroup.edge.fence import Fence
 from flowgroup.edge.kubernetes.access import Access
 from flowgroup.edge.kubernetes.rules import refused
 from flowgroup.errors import Permanent, Transient
+from flowgroup.metrics import KUBERNETES_REQUESTS, KUBERNETES_SECONDS, code_class
 from flowgroup.model.causes import code_of, said
 from flowgroup.model.parts import Json, mapping, mappings
 
@@ -190,22 +191,30 @@ class Client:
         content = json.dumps(body) if body is not None else None
         whole = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
         request = self._http.build_request(method, path, content=content, params=query, headers=whole)
-        answer = await self._shown(request, self._access.token())
+        what = (_verb(method, name), kind.plural)
+        answer = await self._shown(request, self._access.token(), what)
         if answer.status_code == httpx.codes.UNAUTHORIZED:  # it may just have ended
-            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed))
+            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed), what)
         if answer.is_success:
             return answer
         raise _trouble(f"{_verb(method, name)} {kind.plural} {name}".strip(), self.namespace, answer)
 
-    async def _shown(self, request: httpx.Request, token: str) -> httpx.Response:
+    async def _shown(self, request: httpx.Request, token: str, what: tuple[str, str]) -> httpx.Response:
+        """The answer, counted. `what` is the verb and the kind."""
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
+        code = "none"
         try:
-            async with asyncio.timeout(2 * _TIMEOUT_S):
-                return await self._http.send(request)
+            with KUBERNETES_SECONDS.labels(*what).time():
+                async with asyncio.timeout(2 * _TIMEOUT_S):
+                    answer = await self._http.send(request)
+            code = code_class(answer.status_code)
         except (httpx.RequestError, TimeoutError) as exc:
             told = str(exc) or type(exc).__name__
             raise Transient(f"Kubernetes' API at {self._access.url} does not answer: {told}") from exc
+        finally:
+            KUBERNETES_REQUESTS.labels(*what, code).inc()
+        return answer
 
 
 def _verb(method: str, name: str) -> str:
