@@ -24,6 +24,7 @@ class Boots:
     dead: dict[ClusterName, str] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
+    scaled: list[tuple[ClusterName, str, int]] = field(default_factory=list)
     fails: int = 0
     told: tuple[Remark, ...] = ()
     python: str | None = None
@@ -57,6 +58,10 @@ class Boots:
         self.deleted.append(name)
         del self.clusters[name]
         self.dead.pop(name, None)
+
+    async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
+        self.scaled.append((name, group, wanted))
+        return True
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         return self.told

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import httpx
 
 from flowgroup import log, signing
+from flowgroup.daemon import asked as asked_room
 from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.attempts import Attempts
@@ -41,6 +42,7 @@ from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.shortage import Shortage
 from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.standing import Standing
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.wake import Wake
@@ -62,7 +64,7 @@ _GOODBYE_TIMEOUT_S = 3.0
 _SAID_AGAIN_S = 30.0
 
 
-class Backend(clusters_room.Backend, scale_room.Backend, Protocol):
+class Backend(clusters_room.Backend, scale_room.Backend, asked_room.Backend, Protocol):
     """What makes clusters, and keeps relays alive. `relay_key` is what the daemon shows to a relay."""
 
     @property
@@ -130,6 +132,7 @@ async def _serve(
         aclosing(parts.relays),
         _registered(api, _worker_name(daemon, pool.name)) as worker,
     ):
+        health.pages["/flowgroup/status"] = _standing(parts, pool.name, worker, daemon, health).told
         with announced(folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(folder), health_port=port)
             await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
@@ -149,6 +152,7 @@ class _Parts:
     journeys: Journeys
     events: Events | None
     scale: Scale
+    asks: asked_room.Backend
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -186,7 +190,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale)
+    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, backend)
     api.trust(parts.is_streamed)
     return parts
 
@@ -197,6 +201,20 @@ def _relays(settings: Settings, backend: Backend, known_as: str) -> RelayControl
         return RelayControl(lambda: backend.relay(name), key, ttl_s=ttl_s, daemon=known_as)
 
     return RelayControls(backend.relays, control)
+
+
+def _standing(parts: _Parts, pool: str, worker: str, daemon: DaemonSettings, health: Health) -> Standing:
+    return Standing(
+        pool=pool,
+        worker=worker,
+        backend=daemon.backend,
+        clusters=parts.clusters,
+        drivers=parts.drivers,
+        slots=parts.slots,
+        scale=parts.scale,
+        is_streamed=parts.is_streamed,
+        stuck=health.stuck,
+    )
 
 
 _Loops = dict[str, Coroutine[Any, Any, None]]
@@ -247,6 +265,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         ),
         "reap": reap(parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S)),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
+        "asked": asked_room.follow(parts.asks, parts.clusters, parts.scale, health.loop("asked", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),
         "heartbeat": beat(
             api,

@@ -21,6 +21,8 @@ RELAY = "flowgroup.dev/relay"
 KEY = "flowgroup.dev/key"
 RENEWED_AT = "flowgroup.dev/renewed-at"
 GOOD_FOR_S = "flowgroup.dev/good-for-s"
+ASKED_RESET = "flowgroup.dev/asked-reset"
+ASKED_SCALE = "flowgroup.dev/asked-scale"
 DASK_COMPONENT = "dask.org/component"
 DASK_GROUP = "dask.org/workergroup-name"
 
