@@ -164,6 +164,14 @@ class Client:
         found.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
         return [(str(item.get("reason") or ""), str(item.get("message") or "")) for item in found]
 
+    async def raw(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        """What any path of the API answers: discovery, reviews, another namespace, a pod's own port."""
+        return _object(await self._at(method, path, f"{method} {path}", body=body))
+
+    async def clock(self) -> float:
+        """The API server's own, in seconds since 1970; 0 if it does not say."""
+        return _answered_at(await self._at("GET", "/version", "GET /version"))
+
     async def _call(
         self,
         method: str,
@@ -174,7 +182,19 @@ class Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        path = kind.path(self.namespace, name)
+        what = f"{_verb(method, name)} {kind.plural} {name}".strip()
+        return await self._at(method, kind.path(self.namespace, name), what, body=body, query=query, headers=headers)
+
+    async def _at(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
         content = json.dumps(body) if body is not None else None
         whole = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
         request = self._http.build_request(method, path, content=content, params=query, headers=whole)
@@ -183,7 +203,7 @@ class Client:
             answer = await self._shown(request, await asyncio.to_thread(self._access.renewed))
         if answer.is_success:
             return answer
-        raise _trouble(f"{_verb(method, name)} {kind.plural} {name}".strip(), self.namespace, answer)
+        raise _trouble(what, self.namespace, answer)
 
     async def _shown(self, request: httpx.Request, token: str) -> httpx.Response:
         if token:
