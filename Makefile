@@ -9,7 +9,7 @@ PEER := .venv-peer/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes outage profile lock image chart clean
+.PHONY: setup demo dev test e2e test-stock check format bench bench-kubernetes outage profile lock image chart cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -86,6 +86,9 @@ lock:  ## pin everything again (needs uv)
 chart:  ## the chart's README and deploy/flowgroup.yaml, made from the chart (needs helm)
 	@$(BIN)/python helm/readme.py --write
 	@deploy/render.sh >deploy/flowgroup.yaml.new && mv deploy/flowgroup.yaml.new deploy/flowgroup.yaml
+
+cli:  ## docs/cli.md, made from the parsers
+	@$(BIN)/python -c 'from flowgroup import cli; from flowgroup.operate.reference import page; print(page(cli.parser()), end="")' >docs/cli.md
 
 image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
 	@deploy/image.sh $(TAG)

@@ -100,6 +100,7 @@ class Standing:
             "idle_s": round(kept.idle_s, 1),
             "idle_timeout_s": kept.idle_timeout_s,
             "why": kept.why,
+            "spec": spec.model_dump(mode="json", exclude={"env", "start_script"}),
         }
 
     def _group(self, name: ClusterName, numbers: Numbers, level: GroupLevel | None) -> Json:

@@ -66,8 +66,7 @@ async def _reset(where: Place, args: argparse.Namespace) -> int:
     found = one_of(await where.standing(), args.cluster)
     await _ask(where, found["name"], Ask(reset=True))
     if args.wait:
-        while any(one["name"] == found["name"] and one["draining"] for one in await _settled(where)):
-            await asyncio.sleep(_GONE_LOOK_S)
+        await _gone(where, found["name"])
     then = "is gone" if args.wait else f"is reset: {len(found['leases'])} runs end first"
     if args.json:
         as_json({"cluster": found["name"], "asked": "reset", "runs": found["leases"], "waited": args.wait})
@@ -76,11 +75,10 @@ async def _reset(where: Place, args: argparse.Namespace) -> int:
     return 0
 
 
-async def _settled(where: Place) -> list[Json]:
-    """The clusters, once the daemon has looked at what is asked: it does so every 3 s."""
-    await asyncio.sleep(4 * _GONE_LOOK_S)
-    clusters: list[Json] = (await where.standing())["clusters"]
-    return clusters
+async def _gone(where: Place, name: str) -> None:
+    """What was asked goes with the cluster that it is written on, also if another has its name by then."""
+    while (await _asked(where, name)).reset:  # noqa: ASYNC110
+        await asyncio.sleep(_GONE_LOOK_S)
 
 
 def scale(args: argparse.Namespace) -> int:
@@ -168,7 +166,15 @@ def _state(cluster: Json) -> str:
 
 def _groups(clusters: list[Json]) -> list[str]:
     rows = [
-        [one["name"], group["group"], _or(group["there"]), group["wanted"], group["least"], group["most"], _or(group["asked"])]
+        [
+            one["name"],
+            group["group"],
+            _or(group["there"]),
+            group["wanted"],
+            group["least"],
+            group["most"],
+            _or(group["asked"]),
+        ]
         for one in clusters
         for group in one["groups"]
         if group["most"]

@@ -7,6 +7,7 @@ Kubernetes gives and notes, and neither needs a key of ours, a port that is open
 
 from typing import Any
 
+from flowgroup.edge.kubernetes import seen
 from flowgroup.edge.kubernetes.client import DASK_CLUSTERS, PODS, Client, NotThere
 from flowgroup.edge.kubernetes.manifests import selector
 from flowgroup.edge.kubernetes.names import ASKED_RESET, ASKED_SCALE, CLUSTER, DASK_COMPONENT, ROLE, of_pool
@@ -38,7 +39,9 @@ async def standing(client: Client, namespace: str, pool: str | None) -> Json:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise Permanent(f"several daemons are in {namespace}: say --pool, one of {sorted(one['pool'] for one in fitting)}")
+        raise Permanent(
+            f"several daemons are in {namespace}: say --pool, one of {sorted(one['pool'] for one in fitting)}"
+        )
     why = "; ".join(troubles) or f"there is no running daemon of this pool among {names or 'no pods'}"
     raise Permanent(
         f"the daemon's status is not to be had through Kubernetes' API ({namespace}): {why}. Right there is always: "
@@ -57,16 +60,20 @@ async def ask(client: Client, name: str, what: Ask) -> None:
 
 
 async def asked_before(client: Client, name: str) -> Ask:
-    """What is asked of it. Raises NotThere."""
-    noted = ((await client.get(DASK_CLUSTERS, name))["metadata"].get("annotations")) or {}
-    return Ask.read(noted.get(ASKED_SCALE))
+    """What is asked of it; of one that is not there nothing."""
+    try:
+        return seen.owner(await client.get(DASK_CLUSTERS, name)).ask
+    except NotThere:
+        return Ask()
 
 
 async def logs(client: Client, pool: str, cluster: str, role: str | None, lines: int) -> list[tuple[str, list[str]]]:
     """The last lines of a cluster's pods, by pod: of those of one role (driver, scheduler, worker), or of all."""
     found = await client.listed(PODS, selector(of_pool(pool), **{CLUSTER: cluster}))
     if not found.items:
-        raise Permanent(f"cluster {cluster} has no pods in {client.namespace}; `flowgroup cluster list` names the clusters")
+        raise Permanent(
+            f"cluster {cluster} has no pods in {client.namespace}; `flowgroup cluster list` names the clusters"
+        )
     told = []
     for pod in found.items:
         labels = pod["metadata"].get("labels") or {}
