@@ -108,7 +108,11 @@ async def _scale(where: Place, args: argparse.Namespace) -> int:
     if args.json:
         as_json({"cluster": found["name"], "group": args.group, "there": group["there"], "asked": args.workers})
     else:
-        print(f"{found['name']}: {args.workers} workers asked for in group {args.group!r}; {group['there']} are there")
+        print(
+            f"{found['name']}: {args.workers} workers asked for in group {args.group!r}; {group['there'] or 0} are there"
+        )
+        if args.workers < (group["there"] or 0):
+            print("none is ended for that: those without work go by themselves")
     return 0
 
 

@@ -33,8 +33,9 @@ class Coming:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """A cluster from when it is made (or from now on) until it goes."""
+    """A cluster from when it is made (or from now on) until it goes. What a daemon tells of a spec is not all of it."""
 
+    name: ClusterName
     spec: ClusterSpec
     begin: datetime
     end: datetime
@@ -59,22 +60,22 @@ def forecast(
     `there` are the clusters that exist, each with the moment when it goes if nobody comes. `lead_s` is how long before a run
     its cluster is made; 0: never ahead.
     """
-    stays = {name: Stay(spec, now, until) for name, (spec, until) in there.items()}
+    stays = {name: Stay(name, spec, now, until) for name, (spec, until) in there.items()}
     over: list[Stay] = []
     how: dict[RunId, How] = {}
     for run in sorted(coming, key=lambda one: (one.due_at, one.run)):
         begin = max(now, run.due_at - timedelta(seconds=lead_s))
         end = max(now, run.due_at) + timedelta(seconds=run.lasts_s + run.idle_s)
-        known = stays.get(run.spec.name)
+        known = stays.get(name := run.spec.name)
         if known and known.end >= begin:
             how[run.run] = "reused"
-            stays[run.spec.name] = Stay(known.spec, known.begin, max(known.end, end))
+            stays[name] = Stay(name, known.spec, known.begin, max(known.end, end))
             continue
         if known:
             over.append(known)
         how[run.run] = "prewarmed" if begin < run.due_at else "made"
-        stays[run.spec.name] = Stay(run.spec, begin, end)
-    return Forecast(how, tuple(sorted([*over, *stays.values()], key=lambda stay: (stay.begin, stay.spec.name))))
+        stays[name] = Stay(name, run.spec, begin, end)
+    return Forecast(how, tuple(sorted([*over, *stays.values()], key=lambda stay: (stay.begin, stay.name))))
 
 
 def peak(stays: Sequence[Stay], amounts: Sequence[int]) -> Peak:

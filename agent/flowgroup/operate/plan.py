@@ -22,7 +22,7 @@ from flowgroup.errors import FlowgroupError, Permanent, Refused
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.runs import DueRun
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.operate.forecast import Coming, Forecast, forecast, gpus, peak, pods
+from flowgroup.operate.forecast import Coming, Forecast, Stay, forecast, gpus, peak, pods
 from flowgroup.operate.place import Place, place
 from flowgroup.operate.placing import policy_of
 from flowgroup.operate.tell import as_json, table
@@ -164,8 +164,8 @@ def _run(coming: Coming, seen: Forecast) -> Json:
     }
 
 
-def _stay(stay: Any) -> Json:
-    return {"cluster": stay.spec.name, "from": stay.begin.isoformat(), "until": stay.end.isoformat()}
+def _stay(stay: Stay) -> Json:
+    return {"cluster": stay.name, "from": stay.begin.isoformat(), "until": stay.end.isoformat()}
 
 
 def _peaks(seen: Forecast, where: Place) -> Json:
