@@ -276,7 +276,7 @@ class FakePrefect:
         return 200, self.junk + items[: body["limit"]]
 
     def _filter(self, body: Json) -> tuple[int, Json]:
-        wanted = body["flow_runs"]
+        wanted = body.get("flow_runs", {})
         ids = wanted.get("id", {}).get("any_")
         parents = wanted.get("parent_flow_run_id", {}).get("any_")
         of = wanted.get("deployment_id", {}).get("any_")
