@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowgroup import cli, signing
-from flowgroup.errors import Transient
+from flowgroup.errors import Permanent, Transient
 from flowgroup.operate.checks.kubernetes import RIGHTS
 from flowgroup.operate.doctor import checks
 from tests.fakes.ca import FakeCA
@@ -106,6 +106,14 @@ def _deaf(world: World) -> None:
     world.old_cluster()
 
 
+def _no_image(world: World) -> None:
+    def asked(*_: object, **__: object) -> str:
+        raise Permanent("its registry has no such image")
+
+    world.set(FLOWGROUP_KUBERNETES_IMAGE="registry.example/flows:1")
+    world.patch.setattr("flowgroup.operate.checks.kubernetes.digest_of", asked)
+
+
 def _gpus(world: World) -> None:
     world.set(FLOWGROUP_KUBERNETES_SIZES=_file(world, "sizes.json", '{"big": {"gpu": 1}}'))
     world.paths["/api/v1/nodes"] = {"items": [{"status": {"allocatable": {"cpu": "4"}}}]}
@@ -120,7 +128,7 @@ KUBERNETES: dict[str, Break] = {
     "crd-daskworkergroups": lambda world: world.paths.update({_GROUP: {"resources": [{"name": "daskclusters"}]}}),
     "crd-schema": lambda world: world.paths.update({f"/openapi/v3{_GROUP}": {"properties": {}}}),
     "dask-operator": _deaf,
-    "image": lambda world: world.set(FLOWGROUP_KUBERNETES_IMAGE="127.0.0.1:9/flows:1"),
+    "image": _no_image,
     "sizes": lambda world: world.set(FLOWGROUP_KUBERNETES_SIZES=_file(world, "sizes.json", '{"big": {"cpus": 1}}')),
     "service-accounts": lambda world: world.paths.update({"/api/v1/namespaces/jobs/serviceaccounts/default": 404}),
     "certificate": _certificate,

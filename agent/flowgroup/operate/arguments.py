@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flowgroup import log
+
 Commands = Any  # argparse gives its sub-parsers no public type
 
 
@@ -123,6 +125,7 @@ def _where(parser: argparse.ArgumentParser) -> None:
 
 def _lazily(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
+        log.configure(room="operate", level="error")  # to standard error: what is printed may be JSON
         status: int = getattr(import_module(f"flowgroup.operate.{module}"), name)(args)
         return status
 

@@ -101,7 +101,7 @@ async def _placed(
 ) -> tuple[list[Coming], list[Refusal]]:
     """By the daemon's own code; with how long runs of each deployment took lately."""
     coming, refused, lasts = list[Coming](), list[Refusal](), dict[str | None, float]()
-    for run in due:
+    for run in sorted(due, key=lambda one: one.due_at):
         try:
             plan = await planned(api, run, policy)
         except Refused as exc:

@@ -57,6 +57,8 @@ def _probe(seen: Seen) -> str:
 
 
 async def _write(seen: Seen) -> str:
+    if seen.where.is_on_kubernetes and not author("STORE"):
+        raise Unknown("FLOWGROUP_STORE is not set here: the daemon reads the store, authors write to it")
     address = store.checked(_probe(seen))
     await store.put(address, b"flowgroup doctor")
     return address.rsplit("/", 2)[0]

@@ -50,7 +50,7 @@ async def _private(seen: Seen) -> str:
 
 async def _disk(seen: Seen) -> str:
     free = shutil.disk_usage(_nearest(seen.where.folder))
-    if free.free < max(_FREE_BYTES, 0) or free.free < _FREE_SHARE * free.total:
+    if free.free < _FREE_BYTES or free.free < _FREE_SHARE * free.total:
         raise Wrong(f"{free.free // _MIB} MiB of {free.total // _MIB} are free at {_home(seen)}")
     return f"{free.free // _MIB} MiB free"
 

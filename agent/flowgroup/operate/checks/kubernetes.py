@@ -134,7 +134,9 @@ async def _image(seen: Seen) -> str:
         raise Unknown(f"{image} names no registry: nodes have it, or their own default")
     try:
         return await asyncio.to_thread(digest_of, name, lambda _: None, timeout_s=_REGISTRY_S)
-    except (Permanent, Transient) as exc:
+    except Transient as exc:  # nodes may reach what we do not
+        raise Unknown(f"{image}: {exc}") from exc
+    except Permanent as exc:
         raise Wrong(f"{image}: {exc}") from exc
 
 
