@@ -18,7 +18,7 @@ from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.edge.prefect import PAGE, Prefect
 from flowgroup.edge.shapes import ScheduledRun, many
 from flowgroup.edge.wire import Wire, connected
-from flowgroup.errors import FlowgroupError, Permanent, Refused
+from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.runs import DueRun
 from flowgroup.model.spec import ClusterSpec
@@ -104,7 +104,7 @@ async def _placed(
     for run in sorted(due, key=lambda one: one.due_at):
         try:
             plan = await planned(api, run, policy)
-        except Refused as exc:
+        except Permanent as exc:  # refused, or its deployment is gone
             refused.append(Refusal(run.id, run.name, run.due_at, str(exc)))
             continue
         if run.deployment_id not in lasts:
