@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -58,7 +59,7 @@ class World:
     health: Health = field(default_factory=Health)
     is_locked: bool = True
     is_serving: bool = True
-    kept: list[object] = field(default_factory=list)
+    kept: list[socket.socket] = field(default_factory=list)
     date: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:

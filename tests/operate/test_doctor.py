@@ -3,7 +3,7 @@
 import json
 import socket
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,8 +22,11 @@ _HOME = "flowgroup.operate.checks.home"
 
 
 @pytest.fixture
-async def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(tmp_path, monkeypatch)
+async def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    world = World(tmp_path, monkeypatch)
+    yield world
+    for taken in world.kept:
+        taken.close()
 
 
 @pytest.fixture
