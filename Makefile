@@ -9,7 +9,7 @@ PEER := .venv-peer/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart docs clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart docs cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -96,6 +96,9 @@ docs:  ## docs/metrics.md, made from the code
 	@$(BIN)/python -m flowgroup.dev.metrics --write docs/metrics.md
 
 MONITORING := -f deploy/monitoring-values.yaml --show-only templates/monitoring.yaml
+
+cli:  ## docs/cli.md, made from the parsers
+	@$(BIN)/python -c 'from flowgroup import cli; from flowgroup.operate.reference import page; print(page(cli.parser()), end="")' >docs/cli.md
 
 image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
 	@deploy/image.sh $(TAG)

@@ -5,9 +5,11 @@ Liveness never depends on anybody else: it says only that our own loops come rou
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +28,8 @@ class Health:
 
     is_ready: bool = False
     room: CollectorRegistry = DAEMON
+    pages: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
+    """More to be read, by path: each is answered as JSON, to whoever reaches the port, and so has no secrets."""
     _limits_s: dict[str, float] = field(default_factory=dict)
     _moved_at: dict[str, float] = field(default_factory=dict)
 
@@ -65,6 +69,8 @@ class Health:
                 return (200, "text/plain", b"ok\n") if self.is_ready else (503, "text/plain", b"not ready yet\n")
             case "/metrics":
                 return 200, CONTENT_TYPE, exposition(self.room)
+            case _ if page := self.pages.get(path):
+                return 200, "application/json", json.dumps(page()).encode()
         return 404, "text/plain", b"there are /livez, /readyz and /metrics\n"
 
 

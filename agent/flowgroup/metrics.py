@@ -24,7 +24,7 @@ from prometheus_client import (
 
 from flowgroup import __version__
 
-disable_created_metrics()  # else every counter has a second series that says since when
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else every counter has a second series that says since when
 
 SHARED, DAEMON, RELAY = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
 ROOMS = MappingProxyType({"daemon and relay": SHARED, "daemon": DAEMON, "relay": RELAY})

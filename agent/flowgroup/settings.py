@@ -164,6 +164,11 @@ def certificates() -> tuple[str | None, str | None]:
     return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
 
 
+def author(name: str) -> str | None:
+    """`FLOWGROUP_STORE` or `FLOWGROUP_SIGNING_KEY`, which authors' environments have (`client/author.py`)."""
+    return os.environ.get(f"FLOWGROUP_{name}")
+
+
 _SECRET_CHARS = 8
 _SECRET = re.compile(
     r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth_string|_dsn$", re.IGNORECASE

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Ask, Found
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
 from flowgroup.model.orders import (
@@ -172,6 +172,7 @@ class FakeBackend:
     waits_for: str | None = None
     renew_every_s: float | None = None
     renewed: list[list[ClusterName]] = field(default_factory=list)
+    asked: dict[ClusterName, Ask] = field(default_factory=dict)
     told: tuple[Remark, ...] = ()
     lost: dict[str, str] = field(default_factory=dict)
     relay_socket: Path = Path("/nonexistent")
@@ -260,6 +261,9 @@ class FakeBackend:
     async def renew(self, names: Sequence[ClusterName]) -> None:
         await self._step("renew")
         self.renewed.append(list(names))
+
+    async def asks(self) -> dict[ClusterName, Ask]:
+        return {name: ask for name, ask in self.asked.items() if name in self.clusters}
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         return self.told

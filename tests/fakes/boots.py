@@ -24,6 +24,7 @@ class Boots:
     dead: dict[ClusterName, str] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
+    scaled: list[tuple[ClusterName, str, int]] = field(default_factory=list)
     fails: int = 0
     is_answer_lost: bool = False
     is_unseen: bool = False
@@ -64,6 +65,10 @@ class Boots:
         if self.clusters.pop(name, None):
             self.deleted.append(name)
         self.dead.pop(name, None)
+
+    async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
+        self.scaled.append((name, group, wanted))
+        return True
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         return self.told

@@ -138,7 +138,7 @@ class Scene:
         parts = life.parts = main._built(main._Place(settings, api, hand, life.home / "pool", Fence()), pool)  # type: ignore[arg-type]
         await main._clusters_there(parts.clusters)
         async with parts.drivers.serve(self.backend.listen, parts.clusters.secret_of):
-            await main._until_stopped(asyncio.Event(), main._loops(parts, daemon, api, "agent", Health()))
+            await main._until_stopped(asyncio.Event(), main._loops(parts, settings, api, "agent", Health()))
 
     # What a child does
 

@@ -8,7 +8,7 @@ deciding is here.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
@@ -19,7 +19,7 @@ from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.metrics import CLUSTER_START, CLUSTERS, CLUSTERS_MADE, PREWARMS
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Found, Kept
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
@@ -110,6 +110,7 @@ class _Cluster:
     is_turn_wanted: bool = False
     idle_since: float = 0.0
     idle_timeout_s: float = 0.0
+    is_draining: bool = False
     remarks: tuple[Remark, ...] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -162,6 +163,11 @@ class Clusters:
             CLUSTERS.labels(phase).set(now[phase])
         return there
 
+    def kept(self) -> list[Kept]:
+        """The clusters that exist, with all that they live for."""
+        now = asyncio.get_running_loop().time()
+        return [_kept(cluster, cluster.found, now) for cluster in self._clusters.values() if cluster.found]
+
     async def look(self, name: ClusterName) -> str | None:
         """Why its processes are dead; None while they live, and while nobody can see: what is not known must end no run."""
         if self.secret_of(name) is None:
@@ -202,15 +208,16 @@ class Clusters:
     @contextmanager
     def turn(self, spec: ClusterSpec | None, run_id: RunId) -> Iterator[bool]:
         """
-        The run's turn on a cluster that takes one run at a time. False if it is another's; always True elsewhere.
+        The run's turn on a cluster that takes one run at a time, or is being drained. False if it is another's, or nobody's
+        until the cluster is gone; always True elsewhere.
 
         It is asked for before the run is claimed: a run that waits for its turn stays Scheduled and holds nothing.
         """
-        if spec is None or spec.mode != "exclusive":
+        if spec is None or (spec.mode != "exclusive" and not self._is_draining(spec.name)):
             yield True
             return
         cluster = self._cluster(spec.name)
-        if cluster.turn or cluster.leases - {run_id}:
+        if cluster.is_draining or cluster.turn or cluster.leases - {run_id}:
             cluster.is_turn_wanted = True
             yield False
             return
@@ -260,10 +267,21 @@ class Clusters:
 
     def _freed(self, name: ClusterName) -> None:
         cluster = self._cluster(name)
-        if cluster.is_turn_wanted and not (cluster.turn or cluster.leases):
+        if cluster.is_turn_wanted and not (cluster.turn or cluster.leases or cluster.is_draining):
             cluster.is_turn_wanted = False
             self._on_turn()
         self._forget_if_nothing(name)
+
+    def drain(self, names: Collection[ClusterName]) -> None:
+        """Exactly these are drained: they take no run any more, and go when those that they have are over."""
+        for name, cluster in self._clusters.items():
+            is_draining = name in names and cluster.found is not None
+            if is_draining != cluster.is_draining:
+                log.get().info("cluster_drained" if is_draining else "cluster_not_drained", cluster=name)
+            cluster.is_draining = is_draining
+
+    def _is_draining(self, name: ClusterName) -> bool:
+        return name in self._clusters and self._clusters[name].is_draining
 
     # Made and ready
 
@@ -354,6 +372,7 @@ class Clusters:
             if _is_idle(cluster, asyncio.get_running_loop().time()):
                 log.get().info("cluster_idle", cluster=name, idle_timeout_s=cluster.idle_timeout_s)
                 await self._delete(cluster, name)
+                self._freed(name)  # what waited while it was drained
         self._forget_if_nothing(name)
 
     def _forget_if_nothing(self, name: ClusterName) -> None:
@@ -373,7 +392,7 @@ class Clusters:
         reached("deleting")
         await self._backend.delete(name)
         reached("deleted")
-        cluster.found = cluster.remarks = None
+        cluster.found, cluster.remarks, cluster.is_draining = None, None, False
         cluster.may_exist = False
         self.phases()
 
@@ -392,6 +411,20 @@ class Clusters:
 
 
 def _is_idle(cluster: _Cluster, now: float) -> bool:
-    if not (cluster.found or cluster.may_exist) or cluster.leases or cluster.expected or cluster.turn:
+    if not (cluster.found or cluster.may_exist) or cluster.leases or cluster.turn:
         return False
-    return now - cluster.idle_since >= cluster.idle_timeout_s
+    if cluster.is_draining:
+        return True
+    return not cluster.expected and now - cluster.idle_since >= cluster.idle_timeout_s
+
+
+def _kept(cluster: _Cluster, found: Found, now: float) -> Kept:
+    needed = cluster.leases or cluster.expected or cluster.turn
+    return Kept(
+        spec=found.spec,
+        leases=tuple(sorted(cluster.leases)),
+        expected=tuple(sorted(cluster.expected)),
+        is_draining=cluster.is_draining,
+        idle_s=0.0 if needed else now - cluster.idle_since,
+        idle_timeout_s=cluster.idle_timeout_s,
+    )

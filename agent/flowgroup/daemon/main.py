@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 
 from flowgroup import log, signing
+from flowgroup.daemon import asked as asked_room
 from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import losses as losses_room
 from flowgroup.daemon import scale as scale_room
@@ -46,6 +47,7 @@ from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.shortage import Shortage
 from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.standing import Standing
 from flowgroup.daemon.teardown import tear_down
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.unless import Interrupted, unless
@@ -73,7 +75,7 @@ _GOODBYE_TIMEOUT_S = 3.0
 _SAID_AGAIN_S = 30.0
 
 
-class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, Protocol):
+class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, asked_room.Backend, Protocol):
     """What makes clusters, and keeps relays alive. `relay_key` is what the daemon shows to a relay."""
 
     @property
@@ -166,6 +168,7 @@ async def take_turns(
             for level in (CLUSTERS, WORKERS):  # the next leader shows them
                 level.clear()
             health.forget_loops()
+            health.pages.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,7 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
         aclosing(parts.relays),
         _registered(api, _worker_name(daemon, pool.name), at.fence) as worker,
     ):
+        health.pages["/flowgroup/status"] = _standing(parts, pool.name, worker, daemon, health).told
         with announced(at.folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
             with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
@@ -213,6 +217,7 @@ class _Parts:
     scale: Scale
     answers: Answers
     costs: Costs
+    asks: asked_room.Backend
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -267,6 +272,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
         scale,
         answers,
         costs,
+        backend,
     )
     api.trust(parts.is_streamed)
     return parts
@@ -280,6 +286,20 @@ def _relays(at: _Place, known_as: str) -> RelayControls:
         return RelayControl(lambda: backend.relay(name), key, ttl_s=ttl_s, daemon=known_as, fence=at.fence)
 
     return RelayControls(backend.relays, control)
+
+
+def _standing(parts: _Parts, pool: str, worker: str, daemon: DaemonSettings, health: Health) -> Standing:
+    return Standing(
+        pool=pool,
+        worker=worker,
+        backend=daemon.backend,
+        clusters=parts.clusters,
+        drivers=parts.drivers,
+        slots=parts.slots,
+        scale=parts.scale,
+        is_streamed=parts.is_streamed,
+        stuck=health.stuck,
+    )
 
 
 _Loops = dict[str, Coroutine[Any, Any, None]]
@@ -334,6 +354,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
         "costs": parts.costs.run(health.loop("costs", limit_s=_STUCK_S)),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
         "losses": parts.answers.run(health.loop("losses", limit_s=_STUCK_S)),
+        "asked": asked_room.follow(parts.asks, parts.clusters, parts.scale, health.loop("asked", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),
         "heartbeat": beat(
             api,

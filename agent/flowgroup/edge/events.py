@@ -7,7 +7,8 @@ again with growing pauses, for ever.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -80,7 +81,17 @@ class Events:
             said("event_stream_away", reason=reason, url=self._url, meanwhile="polling")
             await asyncio.sleep(0.5 + pause_s(tries, None, base_s=0.5))
 
-    async def _stream(self) -> AsyncIterator[Notice]:
+    async def tried(self) -> None:
+        """Connect once, and hang up. Raises Transient, with the reason, when the stream cannot be had."""
+        try:
+            async with aclosing(self._stream()) as stream:
+                await anext(stream)
+        except (OSError, TimeoutError, WebSocketException, ValueError) as exc:
+            raise Transient(f"{self._url}: {str(exc) or type(exc).__name__}") from exc
+        finally:
+            self._connected(False)
+
+    async def _stream(self) -> AsyncGenerator[Notice]:
         shown = self._credentials.shown()
         headers = {**headers_for(self._settings), **({"Authorization": shown} if shown else {})}
         async with connect(

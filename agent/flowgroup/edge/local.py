@@ -18,11 +18,12 @@ from typing import Any
 
 from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
+from flowgroup.edge.files import read_text
 from flowgroup.edge.oom import Cgroup, Counters
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.causes import said
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Ask, Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -32,6 +33,8 @@ from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
 _ENV_FILE = "env.json"
+ASKED_FILE = "asked.json"
+"""In a cluster's folder: what an operator asked of it."""
 _GRACE_S = 3.0
 _RELAY_START_S = 30.0
 _TAIL_LINES = 8
@@ -171,6 +174,11 @@ class Local:
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""
         return None
+
+    async def asks(self) -> dict[ClusterName, Ask]:
+        """What was written into their folders."""
+        files = self._clusters.glob(f"*/{ASKED_FILE}")
+        return {ClusterName(file.parent.name): Ask.read(read_text(file)) for file in files}
 
     async def renew(self, names: Sequence[ClusterName]) -> None:
         """Nobody else removes clusters of this machine."""

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -102,6 +102,17 @@ def get_now(address: str, *, limit_bytes: int = MAX_BUNDLE_BYTES) -> bytes:
         found = obstore.get(store, key)
         _bounded(int(found.meta["size"]), limit_bytes, address)
         return bytes(found.bytes())
+
+
+def delete_now(address: str) -> None:
+    """Remove an object; one that is not there is gone already."""
+    path = local_path(address)
+    with suppress(_Missing), _told("remove", address):
+        if path is not None:
+            path.unlink(missing_ok=True)
+            return
+        store, key = _split(address)
+        obstore.delete(store, key)
 
 
 def presign_now(address: str, method: Literal["GET", "PUT"], expires_s: float) -> str:

@@ -45,7 +45,7 @@ from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.model.causes import said
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Ask, Found
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -116,7 +116,7 @@ class Kubernetes:
 
     def _read(self, owner: Owner, config_map: Json | None) -> Found | None:
         metadata = (config_map or {}).get("metadata") or {}
-        if not config_map or not _belongs(config_map, owner.uid):
+        if not config_map or not seen.belongs(config_map, owner.uid):
             return None
         if (metadata.get("annotations") or {}).get(KEY) != self._key():
             return None
@@ -185,7 +185,7 @@ class Kubernetes:
             there = await self.client.get(kind, name)
         except NotThere:
             return False
-        if _belongs(there, uid) and not there["metadata"].get("deletionTimestamp"):
+        if seen.belongs(there, uid) and not there["metadata"].get("deletionTimestamp"):
             return True
         await self.client.delete(kind, name, uid=str(there["metadata"]["uid"]))
         await asyncio.sleep(_AGAIN_S)
@@ -221,6 +221,10 @@ class Kubernetes:
 
     async def renew(self, names: Sequence[ClusterName]) -> None:
         await lease.renew(self.client, await self._levels.now(), names, every_s=self.renew_every_s)
+
+    async def asks(self) -> dict[ClusterName, Ask]:
+        """What is noted on DaskClusters: who may patch those has Kubernetes' word for it."""
+        return {name: owner.ask for name, owner in (await self._levels.now()).owners.items()}
 
     # Seen
 
@@ -348,10 +352,6 @@ class Kubernetes:
 
     def _made(self, *parts: str) -> str:
         return hmac.digest(self.relay_key.encode(), "\0".join(parts).encode(), "sha256").hex()
-
-
-def _belongs(manifest: Json, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences") or ())
 
 
 def kubernetes(settings: Settings, client: Client) -> Kubernetes:

@@ -177,6 +177,14 @@ class Client:
         found.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
         return [(str(item.get("reason") or ""), str(item.get("message") or "")) for item in found]
 
+    async def raw(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        """What any path of the API answers: discovery, reviews, another namespace, a pod's own port."""
+        return _object(await self._at(method, path, (method.lower(), "path", path), body=body))
+
+    async def clock(self) -> float:
+        """The API server's own, in seconds since 1970; 0 if it does not say."""
+        return _answered_at(await self._at("GET", "/version", ("get", "path", "/version")))
+
     async def _call(
         self,
         method: str,
@@ -187,17 +195,30 @@ class Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        path = kind.path(self.namespace, name)
+        what = (_verb(method, name), kind.plural, name)
+        return await self._at(method, kind.path(self.namespace, name), what, body=body, query=query, headers=headers)
+
+    async def _at(
+        self,
+        method: str,
+        path: str,
+        what: tuple[str, str, str],
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """`what`, for errors and figures: the verb, the kind, and the name, which is not counted."""
         content = json.dumps(body) if body is not None else None
         whole = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
         request = self._http.build_request(method, path, content=content, params=query, headers=whole)
-        what = (_verb(method, name), kind.plural)
-        answer = await self._shown(request, self._access.token(), what)
+        counted = what[:2]
+        answer = await self._shown(request, self._access.token(), counted)
         if answer.status_code == httpx.codes.UNAUTHORIZED:  # it may just have ended
-            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed), what)
+            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed), counted)
         if answer.is_success:
             return answer
-        raise _trouble(f"{_verb(method, name)} {kind.plural} {name}".strip(), self.namespace, answer)
+        raise _trouble(" ".join(what).strip(), self.namespace, answer)
 
     async def _shown(self, request: httpx.Request, token: str, what: tuple[str, str]) -> httpx.Response:
         """The answer, counted. `what` is the verb and the kind."""

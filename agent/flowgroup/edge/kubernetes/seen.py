@@ -1,10 +1,21 @@
 """What Kubernetes says of a cluster's objects, as our own types. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, DASK_NAME, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
+from flowgroup.edge.kubernetes.names import (
+    ASKED_RESET,
+    ASKED_SCALE,
+    CLUSTER,
+    DASK_COMPONENT,
+    DASK_NAME,
+    GOOD_FOR_S,
+    RENEWED_AT,
+    ROLE,
+    WORKERS,
+)
+from flowgroup.model.clusters import Ask
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.parts import Json, count, mapping, mappings
 
@@ -70,6 +81,7 @@ class Owner:
     version: str = ""
     renewed_at: float = 0.0
     good_for_s: float = 0.0
+    ask: Ask = field(default_factory=Ask)
 
 
 def pod(item: Json) -> Pod:
@@ -113,7 +125,19 @@ def owner(item: Json) -> Owner:
         version=str(metadata.get("resourceVersion") or ""),
         renewed_at=_seconds(noted.get(RENEWED_AT)) or made_at,
         good_for_s=float(_number(noted.get(GOOD_FOR_S))),
+        ask=_ask(noted),
     )
+
+
+def _ask(noted: Json) -> Ask:
+    """Two annotations, so that who writes one leaves the other."""
+    ask = Ask.read(noted.get(ASKED_SCALE))
+    return ask.model_copy(update={"reset": bool(noted.get(ASKED_RESET))})
+
+
+def belongs(manifest: Json, uid: str) -> bool:
+    """Whether the object is owned by the one with that uid."""
+    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences") or ())
 
 
 def moment(at: float) -> str:
