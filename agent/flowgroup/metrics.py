@@ -11,6 +11,11 @@ CLAIMS = Counter("flowgroup_claims", "Claims of due runs", ["outcome"], registry
 RUNS_ACTIVE = Gauge("flowgroup_runs_active", "Runs under way", registry=REGISTRY)
 SLOTS = Gauge("flowgroup_slots", "How many runs may be under way at once", registry=REGISTRY)
 RUNS_FINISHED = Counter("flowgroup_runs_finished", "Runs that ended, by outcome", ["outcome"], registry=REGISTRY)
+INFRASTRUCTURE_RETRIES = Counter(
+    "flowgroup_infrastructure_retries",
+    "Runs given back for another try because the infrastructure failed",
+    registry=REGISTRY,
+)
 STAGE_SECONDS = Histogram(
     "flowgroup_stage_seconds",
     "How long each stage of a run's line took",

@@ -75,6 +75,12 @@ class DaemonSettings(Section):
     heartbeat_interval_s: float = Field(default=30.0, gt=0)
     events: bool = Field(default=True, description="listen to Prefect's event stream to start runs at once")
     cluster_timeout_s: float = Field(default=300.0, gt=0, description="how long a cluster may take to be ready")
+    infrastructure_retries: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="how often a run is tried again when the infrastructure fails before its code begins",
+    )
     idle_timeout_s: float = Field(default=300.0, ge=0, description="how long a cluster without runs is kept")
     cancel_grace_s: float = Field(default=8.0, ge=0, description="from asking a run to end to killing it")
     driver_lost_s: float = Field(default=5.0, ge=0, description="how long a driver whose process lives may be silent")

@@ -44,7 +44,7 @@ class Setting:
         await until(lambda: self.drivers.has_reported(NAME))
 
     def watch(self, asked: Asked | None = None) -> "asyncio.Task[Outcome]":
-        watch = Watch(self.drivers, self.backend.look, cancel_grace_s=0.1, driver_lost_s=0.5)
+        watch = Watch(self.drivers, self.backend.look, self.backend.fate, cancel_grace_s=0.1, driver_lost_s=0.5)
         return asyncio.create_task(watch.outcome(SENT, asked=asked or Asked(), on_running=lambda: None))
 
 

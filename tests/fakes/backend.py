@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Fate, Found
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
 from flowgroup.model.orders import (
@@ -168,6 +168,7 @@ class FakeBackend:
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
     drivers: dict[ClusterName, FakeDriver] = field(default_factory=dict)
     dead: dict[ClusterName, str] = field(default_factory=dict)
+    fates: dict[ClusterName, Fate] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
     scaled: list[tuple[ClusterName, str, int, tuple[str, ...]]] = field(default_factory=list)
@@ -228,6 +229,9 @@ class FakeBackend:
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name) if name in self.clusters else "it is not there"
+
+    async def fate(self, name: ClusterName) -> Fate:
+        return self.fates.get(name, "may-pass")
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)

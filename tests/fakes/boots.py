@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.view import View
 from flowgroup.errors import Transient
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Fate, Found
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Remark, Status
 from flowgroup.model.spec import ClusterSpec
@@ -27,6 +27,7 @@ class Boots:
     fails: int = 0
     told: tuple[Remark, ...] = ()
     python: str | None = None
+    fates: dict[ClusterName, Fate] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def find(self) -> list[Found]:
@@ -63,6 +64,9 @@ class Boots:
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        return self.fates.get(name, "certain")
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.placement import Policy
@@ -125,7 +126,9 @@ class Line:
 
 
 @asynccontextmanager
-async def line(world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0) -> AsyncIterator[Line]:
+async def line(
+    world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0, retries: int = 3
+) -> AsyncIterator[Line]:
     """A journey's whole line in this world."""
     settings = PrefectSettings(api_url="http://prefect.test/api")
     async with prefect(settings, "pool", transport=httpx.ASGITransport(world.fake)) as api:
@@ -139,7 +142,7 @@ async def line(world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0)
             watch=_Watch(world),
             attempts=world,
             drivers=world,
-            teller=Teller(api),
+            teller=Teller(api, Again(api, retries)),
             cancels=cancels,
             policy=Policy("pool"),
             owner=OWNER,

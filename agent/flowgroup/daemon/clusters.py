@@ -18,7 +18,7 @@ from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE, PREWARMS
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Fate, Found
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Of a cluster that is not ready: None while it may become so; else why it never will. As cheap as `look`."""
         ...
 
+    async def fate(self, name: ClusterName) -> Fate:
+        """Of a cluster of which `look` or `why_never` says something: what it means for another try. Never raises."""
+        ...
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that lives and is not ready waits for, None if that is not known. Not for every second."""
         ...
@@ -83,11 +87,16 @@ class Drivers(Protocol):
 
 
 class ClusterFailed(Permanent):
-    """The cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said."""
+    """
+    This cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said.
 
-    def __init__(self, message: str, start_log: tuple[str, ...] = ()) -> None:
+    `may_pass`: another cluster in its place may well be.
+    """
+
+    def __init__(self, message: str, start_log: tuple[str, ...] = (), *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.start_log = start_log
+        self.may_pass = may_pass
 
 
 @dataclass(slots=True)
@@ -149,6 +158,10 @@ class Clusters:
         if self.secret_of(name) is None:
             return "the cluster is not there any more"
         return await self._backend.look(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """What it means for another try that a cluster is dead."""
+        return "may-pass" if self.secret_of(name) is None else await self._backend.fate(name)
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that is not ready waits for, for a run's message; None if that is not known or not known soon."""
@@ -298,7 +311,8 @@ class Clusters:
             if view.is_connected and status and status.trouble:
                 raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}", status.start_log)
             if reason := await self._backend.why_never(found.name):  # its driver may be there without a scheduler
-                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
+                may_pass = await self._backend.fate(found.name) != "certain"
+                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}", may_pass=may_pass)
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await changed.wait()

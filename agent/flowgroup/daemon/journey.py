@@ -18,6 +18,7 @@ from typing import Protocol
 from flowgroup import log
 from flowgroup.daemon import plan as plan_room
 from flowgroup.daemon import waiting as waiting_room
+from flowgroup.daemon.again import failure
 from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.clusters import ClusterFailed
 from flowgroup.daemon.placement import Policy
@@ -26,7 +27,7 @@ from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.unless import Interrupted, to_its_end, unless
 from flowgroup.daemon.waiting import said_meanwhile
-from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.errors import FlowgroupError, NoRoom, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, new_attempt
 from flowgroup.model.runs import (
@@ -46,7 +47,7 @@ from flowgroup.retry import until
 _CLAIM_TIMEOUT_S = 30.0
 _PUT_DOWN_S = 2.0
 _PUT_DOWN_LONG_S = 30.0
-_GIVE_BACK_AFTER_S = 10.0
+_QUOTA = "exceeded quota"  # Kubernetes' words, of pods that others make for us
 _GOODBYE_TIMEOUT_S = 3.0
 
 
@@ -166,42 +167,41 @@ class Journeys:
                 return await self.watch.outcome(sent, asked=asked, on_running=on_running)
         except Interrupted:
             return Cancelled("Cancelled before it started.")
-        except Transient as exc:
-            return GivenBack(str(exc), after_s=_GIVE_BACK_AFTER_S)
-        except Permanent as exc:
+        except FlowgroupError as exc:
             if isinstance(exc, ClusterFailed) and exc.start_log:
                 await self._log_start_script(run.id, exc.start_log)
-            return Crashed(str(exc))
+            return failure(exc)
         except Exception as exc:  # noqa: BLE001 (the one place) one run's trouble must not become another's
             log.get().exception("run_not_carried", run=run.id, attempt=run.attempt)
             return Crashed(f"flowgroup failed on this run ({type(exc).__name__}: {exc}). Its own log says more.")
 
     async def _sent(self, run: ClaimedRun, plan: Placement, asked: Asked) -> SentRun:
         """Try until the deadline. A daemon that stops meanwhile gives the run back, for no driver has it."""
-        trouble = f"cluster {plan.spec.name} was not ready; its logs say why"
+        trouble = Transient(f"cluster {plan.spec.name} was not ready; its logs say why")
 
         async def once() -> SentRun:
             nonlocal trouble
             try:
                 return await self.sender.sent(run, plan)
             except Transient as exc:
-                if str(exc) != trouble:
+                if str(exc) != str(trouble):
                     log.get().warning("run_not_sent_yet", run=run.id, attempt=run.attempt, reason=str(exc))
-                trouble = str(exc)
+                trouble = exc
                 raise
 
         try:
             async with (
-                said_meanwhile(self.api, self.clusters, run, plan.spec.name),
+                said_meanwhile(self.api, self.clusters, run, plan.spec.name, lambda: trouble),
                 asyncio.timeout(self.cluster_timeout_s),
             ):
                 sending = until(once, timeout_s=self.cluster_timeout_s)
                 return await unless(asked.cancel, sending, name=f"send {run.id}")
         except TimeoutError as exc:
-            trouble = await self.clusters.why_waiting(plan.spec.name) or trouble
-            raise Transient(
+            reason = await self.clusters.why_waiting(plan.spec.name) or str(trouble)
+            kind = NoRoom if isinstance(trouble, NoRoom) or _QUOTA in reason else Transient
+            raise kind(
                 f"The run could not be started within {self.cluster_timeout_s:.0f} s "
-                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {trouble.rstrip('.')}."
+                f"(FLOWGROUP_CLUSTER_TIMEOUT_S): {reason.rstrip('.')}."
             ) from exc
         except asyncio.CancelledError:
             if not self.drivers.was_given(plan.spec.name, run.attempt):

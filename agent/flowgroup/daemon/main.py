@@ -19,6 +19,7 @@ import httpx
 from flowgroup import log, signing
 from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import scale as scale_room
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
 from flowgroup.daemon.clusters import Clusters
@@ -155,7 +156,7 @@ class _Parts:
 
 
 def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folder: Path) -> _Parts:
-    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
+    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), _teller(settings, api)
     slots = Slots(daemon.slots, on_free=bells.poll.nudge)
     drivers = Drivers(on_change=bells.reconcile.ring)
     clusters = Clusters(
@@ -175,7 +176,7 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
         api=api,
         clusters=clusters,
         sender=Sender(clusters, attempts, drivers, Knowledge(api), Shelf(store), keys, ui_of(settings.prefect)),
-        watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
+        watch=Watch(drivers, clusters.look, clusters.fate, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,
         teller=teller,
@@ -189,6 +190,10 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale)
     api.trust(parts.is_streamed)
     return parts
+
+
+def _teller(settings: Settings, api: Prefect) -> Teller:
+    return Teller(api, Again(api, settings.daemon.infrastructure_retries))
 
 
 def _relays(settings: Settings, backend: Backend, known_as: str) -> RelayControls:

@@ -18,6 +18,7 @@ from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
 from flowgroup.model.spec import ClusterSpec, is_process_wide, sealed, spec_of, through
+from flowgroup.model.states import SeenRun
 from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
 _SIGNED = ("image", "start script", "environment", "environment by reference, volumes or service account")
@@ -38,7 +39,7 @@ class Policy:
     """The relays that flow groups are shared out among."""
 
 
-def said(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
+def said(due: DueRun | SeenRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
     """The run's job variables as pool, deployment and run say them together."""
     return merged(*_layers(due, deployment, template))
 
@@ -92,7 +93,7 @@ def place(
     )
 
 
-def _layers(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+def _layers(due: DueRun | SeenRun, deployment: Deployment, template: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     layers = (pool_defaults(template), deployment.job_variables, due.job_variables)
     return tuple(_nested(layer) for layer in layers)
 

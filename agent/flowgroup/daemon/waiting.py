@@ -6,13 +6,13 @@ and keeps its concurrency slot.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import cycle
 from typing import Protocol
 
 from flowgroup import log
-from flowgroup.errors import FlowgroupError
+from flowgroup.errors import FlowgroupError, NoRoom, Transient
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.runs import ClaimedRun
 
@@ -31,10 +31,21 @@ class Clusters(Protocol):
 
 
 @asynccontextmanager
-async def said_meanwhile(api: Api, clusters: Clusters, run: ClaimedRun, cluster: ClusterName) -> AsyncIterator[None]:
-    """During the block, from some seconds on, the run's state has the reason whenever it is another one."""
+async def said_meanwhile(
+    api: Api, clusters: Clusters, run: ClaimedRun, cluster: ClusterName, trouble: Callable[[], Transient]
+) -> AsyncIterator[None]:
+    """
+    During the block, from some seconds on, the run's state has the reason whenever it is another one.
+
+    `trouble` is what sending the run met last; of a cluster that a quota does not let us make nobody else knows why.
+    """
     over = asyncio.Event()
-    saying = asyncio.create_task(_say(api, clusters, run, cluster, over), name=f"why {run.id} waits")
+
+    async def why() -> str | None:
+        reason, met = await clusters.why_waiting(cluster), trouble()
+        return str(met) if reason is None and isinstance(met, NoRoom) else reason
+
+    saying = asyncio.create_task(_say(api, why, run, cluster, over), name=f"why {run.id} waits")
     try:
         yield
     finally:  # a call under way is carried out: cut off, it might be late and come after what the run says itself
@@ -43,12 +54,14 @@ async def said_meanwhile(api: Api, clusters: Clusters, run: ClaimedRun, cluster:
         saying.cancel()
 
 
-async def _say(api: Api, clusters: Clusters, run: ClaimedRun, cluster: ClusterName, over: asyncio.Event) -> None:
+async def _say(
+    api: Api, why: Callable[[], Awaitable[str | None]], run: ClaimedRun, cluster: ClusterName, over: asyncio.Event
+) -> None:
     names, said = cycle(_NAMES), None
     wait_s = _FIRST_S
     while not await _is_over(over, wait_s):
         wait_s = _EVERY_S
-        reason = await clusters.why_waiting(cluster)
+        reason = await why()
         if reason is None or reason == said or over.is_set():
             continue
         try:

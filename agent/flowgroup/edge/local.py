@@ -20,7 +20,7 @@ from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused, Transient
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Fate, Found
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -137,6 +137,10 @@ class Local:
     async def why_never(self, name: ClusterName) -> str | None:
         """Whatever keeps its driver from being ready is seen or said by that driver."""
         return await self.look(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """Why a process ended is not known here, and nobody takes a machine's processes away but a person."""
+        return "may-pass"
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""

@@ -34,7 +34,7 @@ from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.model.lines import ERROR, INFO, WARNING, line
 from flowgroup.model.runs import ClaimedRun, DueRun, Ended, NotClaimed
-from flowgroup.model.states import RunState, Saying, SeenRun, StateType
+from flowgroup.model.states import AWAITING_INFRASTRUCTURE, TERMINAL, RunState, Saying, SeenRun, StateType
 from flowgroup.model.variables import POOL_TYPE, base_job_template
 from flowgroup.settings import PrefectSettings
 
@@ -181,6 +181,20 @@ class Prefect(Remembered):
             elif state.type in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
                 end = Ended(state.type, state.name, state.message or "", state.data)
         return end
+
+    async def lost_tries(self, run_id: RunId) -> list[str]:
+        """
+        What was said each time that the infrastructure failed and the run was to be tried again, oldest first.
+
+        A run that has ended or was paused since, and goes on because somebody wants it to, begins anew.
+        """
+        said: list[str] = []
+        for state in await self._history(run_id):
+            if state.type in TERMINAL or state.type == "PAUSED":
+                said = []
+            elif state.type == "SCHEDULED" and state.name == AWAITING_INFRASTRUCTURE:
+                said.append(state.message or "")
+        return said
 
     async def runs_in(self, *types: StateType) -> list[SeenRun]:
         """Every run of the pool that is in one of these states."""

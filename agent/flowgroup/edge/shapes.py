@@ -80,6 +80,7 @@ class FlowRun(Shape):
             state=self.state.ours(),
             deployment_id=DeploymentId(self.deployment_id) if self.deployment_id else None,
             waits_in_process=waits and self.state.type == "SCHEDULED",
+            job_variables=self.job_variables or {},
         )
 
 

@@ -1,9 +1,16 @@
 """What a backend says about a cluster that exists."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.spec import ClusterSpec
+
+Fate = Literal["taken", "may-pass", "certain"]
+"""
+Why a cluster is dead, as to another try: its place was taken from it (evicted, preempted, a node lost), another try may
+succeed, or it would end the same way.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,10 +128,34 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """The attempt never reached user code: the run is Scheduled again, `after_s` from now."""
+    """
+    The run is Scheduled again, `after_s` from now, in a state of this name. Its attempt never reached user code, unless
+    `from_running` says that it may have: else only a Pending run is given back.
+    """
 
     reason: str
     after_s: float = 0.0
+    name: str | None = None
+    from_running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """
+    The infrastructure failed under the attempt, or before it: whether the run is tried again is decided by how far it was.
+
+    `was_taken`: what it ran on was taken away (evicted, preempted, a node lost), by no fault of the run's.
+    """
+
+    reason: str
+    was_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Nobody wants the run any more, although it could start: it is not run. `reason` says why."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +171,5 @@ class Ended:
     data: Any = field(default=None, repr=False)
 
 
-Outcome = Reported | Crashed | Cancelled | GivenBack | Ended
+Sayable = Reported | Crashed | Cancelled | GivenBack | Skipped | Ended
+Outcome = Sayable | Lost

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from flowgroup.edge.kubernetes.access import Access
-from flowgroup.errors import Permanent, Transient
+from flowgroup.errors import NoRoom, Permanent, Transient
 
 Json = dict[str, Any]
 _TIMEOUT_S = 30.0
@@ -237,7 +237,7 @@ def _forbidden(whole: str, said: str, namespace: str) -> Exception:
             f"give its Role there the verb {missing['verb']!r} on {missing['resource']!r}"
         )
     if "exceeded quota" in said:  # what somebody else's pods take may be free later
-        return Transient(f"{whole}. The namespace's ResourceQuota is used up: raise it, or wait for other pods to end.")
+        return NoRoom(f"{whole}. The namespace's ResourceQuota is used up: raise it, or wait for other pods to end.")
     return Permanent(whole)
 
 

@@ -1,0 +1,37 @@
+"""What a cluster's death means for another try. Pure: `diagnose.py` has the words, and this the consequence."""
+
+from flowgroup.edge.kubernetes import diagnose
+from flowgroup.edge.kubernetes.extras import START_FAILED
+from flowgroup.edge.kubernetes.level import Level
+from flowgroup.edge.kubernetes.names import DRIVER, SCHEDULER
+from flowgroup.edge.kubernetes.seen import Pod
+from flowgroup.model.clusters import Fate
+from flowgroup.model.ids import ClusterName
+
+_TAKEN = frozenset(
+    {"Evicted", "Preempting", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "UnexpectedAdmissionError"}
+)
+_WAITS = ("Pending", "Running")
+
+
+def of_cluster(name: ClusterName, level: Level) -> Fate:
+    """A driver, or a DaskCluster, that is not there was deleted by somebody, or with its node."""
+    driver, scheduler = level.pods.get((name, DRIVER)), level.pods.get((name, SCHEDULER))
+    if name not in level.owners or driver is None:
+        return "taken"
+    fates = [_of_pod(pod, level.at) for pod in (driver, scheduler) if pod]
+    return next((fate for fate in ("taken", "certain") if fate in fates), "may-pass")
+
+
+def _of_pod(pod: Pod, now: float) -> Fate:
+    is_gone = diagnose.ended(pod, now=now) is not None
+    if is_gone and (pod.disruption or pod.reason in _TAKEN or pod.phase in _WAITS):
+        return "taken"
+    if diagnose.not_pulled(pod) or diagnose.crashes(pod) or any(entry.state == "waiting" for entry in pod.containers):
+        return "certain"
+    ends = [entry for entry in pod.containers if entry.state == "terminated"]
+    is_certain = any(
+        entry.exit_code == START_FAILED or entry.reason == "OOMKilled" or diagnose.lacking(entry.message)
+        for entry in ends
+    )
+    return "certain" if is_certain else "may-pass"
