@@ -16,6 +16,12 @@ INFRASTRUCTURE_RETRIES = Counter(
     "Runs given back for another try because the infrastructure failed",
     registry=REGISTRY,
 )
+RUNS_HELD = Gauge(
+    "flowgroup_runs_held",
+    "Due runs that wait for a limit or a cap, by whose and of what",
+    ["reason"],
+    registry=REGISTRY,
+)
 STAGE_SECONDS = Histogram(
     "flowgroup_stage_seconds",
     "How long each stage of a run's line took",

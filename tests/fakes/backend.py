@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.clusters import Fate, Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
 from flowgroup.model.orders import (
@@ -175,6 +175,9 @@ class FakeBackend:
     is_scaled: bool = True
     _tasks: dict[ClusterName, asyncio.Task[None]] = field(default_factory=dict)
     _pids: int = 1000
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers, cpu=1.0 + spec.workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         return list(self.clusters.values())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.view import View
 from flowgroup.errors import Transient
-from flowgroup.model.clusters import Fate, Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Remark, Status
 from flowgroup.model.spec import ClusterSpec
@@ -29,6 +29,9 @@ class Boots:
     python: str | None = None
     fates: dict[ClusterName, Fate] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers, cpu=1.0 + spec.workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         return list(self.clusters.values())

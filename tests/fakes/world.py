@@ -13,12 +13,15 @@ import httpx
 
 from flowgroup.daemon.again import Again
 from flowgroup.daemon.cancel import Asked, Cancels
+from flowgroup.daemon.caps import Caps, Limits
+from flowgroup.daemon.claims import Claims
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.errors import Transient
+from flowgroup.model.clusters import Takes
 from flowgroup.model.ids import AttemptId, ClusterName, RunId
 from flowgroup.model.runs import ClaimedRun, Outcome, Placement, Reported, SentRun
 from flowgroup.model.spec import ClusterSpec
@@ -26,6 +29,7 @@ from flowgroup.settings import PrefectSettings
 from tests.fakes.prefect_api import FakePrefect
 
 OWNER = "pool/this daemon"
+_NO_LIMITS = Limits()
 
 
 @dataclass
@@ -79,6 +83,18 @@ class World:
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
 
+    # Caps: there is nothing but what runs hold
+    def specs(self) -> dict[ClusterName, ClusterSpec]:
+        return {}
+
+    def unneeded(self) -> list[ClusterName]:
+        return []
+
+    def give_up(self, name: ClusterName) -> None: ...
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers)
+
     # Sender
     async def sent(self, run: ClaimedRun, plan: Placement) -> SentRun:
         await self.step("sent")
@@ -127,7 +143,7 @@ class Line:
 
 @asynccontextmanager
 async def line(
-    world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0, retries: int = 3
+    world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0, retries: int = 3, limits: Limits = _NO_LIMITS
 ) -> AsyncIterator[Line]:
     """A journey's whole line in this world."""
     settings = PrefectSettings(api_url="http://prefect.test/api")
@@ -136,6 +152,8 @@ async def line(
         held, cancels = Slots(slots), Cancels()
         journeys = Journeys(
             slots=held,
+            caps=Caps(limits, world, world.takes),
+            claims=Claims(api),
             api=api,
             clusters=world,
             sender=world,

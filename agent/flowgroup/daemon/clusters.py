@@ -18,7 +18,7 @@ from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE, PREWARMS
-from flowgroup.model.clusters import Fate, Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
@@ -38,6 +38,10 @@ class Backend(Protocol):
 
     @property
     def python(self) -> str | None: ...
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        """What a cluster of this spec takes at most. Raises Refused for what there is not."""
+        ...
 
     async def find(self) -> list[Found]:
         """Every cluster of this pool, alive or dead."""
@@ -124,7 +128,7 @@ class Clusters:
         on_free: Callable[[], None] = lambda: None,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free."""
+        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free, or a cluster gone."""
         self._backend = backend
         self._drivers = drivers
         self._idle_timeout_s = idle_timeout_s
@@ -334,6 +338,16 @@ class Clusters:
         now = asyncio.get_running_loop().time()
         return [name for name, cluster in self._clusters.items() if _is_idle(cluster, now)]
 
+    def unneeded(self) -> list[ClusterName]:
+        """Clusters that nobody needs now, though their idle time may not be over; the longest idle first."""
+        free = {name: cluster for name, cluster in self._clusters.items() if _is_unneeded(cluster)}
+        return sorted(free, key=lambda name: free[name].idle_since)
+
+    def give_up(self, name: ClusterName) -> None:
+        """The cluster goes now, unless somebody comes to need it before."""
+        self._cluster(name).idle_timeout_s = 0.0
+        self._on_free()
+
     async def delete_if_idle(self, name: ClusterName) -> None:
         """Delete the cluster, unless somebody has come to need it meanwhile."""
         cluster = self._cluster(name)
@@ -353,6 +367,7 @@ class Clusters:
         await self._backend.delete(name)
         cluster.found = cluster.remarks = None
         self._count()
+        self._on_turn()  # there is room for another
 
     def _cluster(self, name: ClusterName) -> _Cluster:
         if name not in self._clusters:
@@ -365,6 +380,8 @@ class Clusters:
 
 
 def _is_idle(cluster: _Cluster, now: float) -> bool:
-    if cluster.found is None or cluster.leases or cluster.expected or cluster.turn:
-        return False
-    return now - cluster.idle_since >= cluster.idle_timeout_s
+    return _is_unneeded(cluster) and now - cluster.idle_since >= cluster.idle_timeout_s
+
+
+def _is_unneeded(cluster: _Cluster) -> bool:
+    return cluster.found is not None and not (cluster.leases or cluster.expected or cluster.turn)

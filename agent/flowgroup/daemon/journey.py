@@ -21,11 +21,12 @@ from flowgroup.daemon import waiting as waiting_room
 from flowgroup.daemon.again import failure
 from flowgroup.daemon.cancel import Asked, Cancels
 from flowgroup.daemon.clusters import ClusterFailed
+from flowgroup.daemon.late import too_late
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.plan import planned
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
-from flowgroup.daemon.unless import Interrupted, to_its_end, unless
+from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, NoRoom, Permanent, Refused, Transient
 from flowgroup.metrics import CLAIMS, RUNS_FINISHED, SCHEDULE_TO_CLAIM, STAGE_SECONDS
@@ -40,11 +41,11 @@ from flowgroup.model.runs import (
     Outcome,
     Placement,
     SentRun,
+    Skipped,
 )
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.retry import until
 
-_CLAIM_TIMEOUT_S = 30.0
 _PUT_DOWN_S = 2.0
 _PUT_DOWN_LONG_S = 30.0
 _QUOTA = "exceeded quota"  # Kubernetes' words, of pods that others make for us
@@ -52,9 +53,19 @@ _GOODBYE_TIMEOUT_S = 3.0
 
 
 class Api(plan_room.Api, waiting_room.Api, Protocol):
-    async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
     async def renew_lease(self, lease: str) -> None: ...
     async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None: ...
+
+
+class Claims(Protocol):
+    async def claim(self, due: DueRun, attempt: AttemptId) -> ClaimedRun | NotClaimed: ...
+    def ended(self, due: DueRun) -> None: ...
+
+
+class Caps(Protocol):
+    def check(self, spec: ClusterSpec) -> None: ...
+    def room(self, spec: ClusterSpec | None, run_id: RunId) -> AbstractContextManager[bool]: ...
+    def resumed(self, name: ClusterName, run_id: RunId) -> AbstractContextManager[None]: ...
 
 
 class Clusters(waiting_room.Clusters, Protocol):
@@ -90,6 +101,8 @@ class Journeys:
     """Carries runs. `owner` marks our attempts, so that another daemon's are never taken for ours."""
 
     slots: Slots
+    caps: Caps
+    claims: Claims
     api: Api
     clusters: Clusters
     sender: Sender
@@ -109,8 +122,9 @@ class Journeys:
                 return 0.0
             try:
                 plan = await self._plan(due)
-                with self.clusters.turn(_spec(plan), due.id) as is_ours:
-                    return await self._carry(due, plan) if is_ours else 0.0
+                turn, room = self.clusters.turn(_spec(plan), due.id), self.caps.room(_spec(plan), due.id)
+                with turn as is_ours, room as has_room:
+                    return await self._carry(due, plan) if is_ours and has_room else 0.0
             except FlowgroupError as exc:  # nobody has it yet: it is still due
                 log.get().warning("run_put_down", run=due.id, reason=str(exc))
                 return _PUT_DOWN_LONG_S if isinstance(exc, Permanent) else _PUT_DOWN_S
@@ -120,37 +134,40 @@ class Journeys:
         with self.slots.hold(sent.id, even_if_full=True) as held:
             if not held:
                 return
-            with self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
+            room = self.caps.resumed(sent.cluster, sent.id)
+            with room, self.clusters.lease(sent.cluster, sent.id), self.cancels.listening(sent.id) as asked:
                 log.get().info("run_resumed", run=sent.id, attempt=sent.attempt, cluster=sent.cluster)
                 async with renewed(self.api, sent.lease) as stop_renewing:
                     outcome = await self.watch.outcome(sent, asked=asked, on_running=stop_renewing)
                 await self._tell(sent.id, sent.attempt, outcome)
                 self.drivers.forget(sent.cluster, sent.attempt)
 
-    async def _plan(self, due: DueRun) -> Placement | Crashed:
+    async def _plan(self, due: DueRun) -> Placement | Crashed | Skipped:
         """Where the run goes. A refusal is said in the run's state, so it is a plan too."""
         try:
-            return await planned(self.api, due, self.policy)
+            plan = await planned(self.api, due, self.policy)
+            self.caps.check(plan.spec)
+            return too_late(due, plan.skip_if_late_s, datetime.now(UTC)) or plan
         except Refused as exc:
             return Crashed(str(exc))
 
-    async def _carry(self, due: DueRun, plan: Placement | Crashed) -> float:
+    async def _carry(self, due: DueRun, plan: Placement | Crashed | Skipped) -> float:
         attempt = new_attempt(self.owner, uuid.uuid4())
         with STAGE_SECONDS.labels("claimed").time():
-            claiming = until(lambda: self.api.claim(due, attempt), timeout_s=_CLAIM_TIMEOUT_S)
-            run = await to_its_end(claiming, name=f"claim {due.id}", timeout_s=_GOODBYE_TIMEOUT_S)
+            run = await self.claims.claim(due, attempt)
         if isinstance(run, NotClaimed):
             CLAIMS.labels("refused").inc()
             log.get().info("run_not_claimed", run=due.id, reason=run.reason, again_in_s=run.delay_s)
             return run.delay_s
         _note_claimed(run)
-        if isinstance(plan, Crashed):
+        if isinstance(plan, Crashed | Skipped):
             await self._tell(run.id, attempt, plan)
-            return 0.0
-        with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
-            with self.cancels.listening(run.id) as asked:
-                await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
-            self.drivers.forget(plan.spec.name, attempt)
+        else:
+            with self.clusters.lease(plan.spec.name, run.id, plan.idle_timeout_s):
+                with self.cancels.listening(run.id) as asked:
+                    await self._tell(run.id, attempt, await self._outcome(run, plan, asked))
+                self.drivers.forget(plan.spec.name, attempt)
+        self.claims.ended(due)
         return 0.0
 
     async def _outcome(self, run: ClaimedRun, plan: Placement, asked: Asked) -> Outcome:
@@ -231,7 +248,7 @@ class Journeys:
         log.get().info("run_ended", run=run_id, attempt=attempt, outcome=name)
 
 
-def _spec(plan: Placement | Crashed) -> ClusterSpec | None:
+def _spec(plan: Placement | Crashed | Skipped) -> ClusterSpec | None:
     return plan.spec if isinstance(plan, Placement) else None
 
 

@@ -22,9 +22,12 @@ from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.again import Again
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
+from flowgroup.daemon.caps import Caps, Limits
+from flowgroup.daemon.claims import Claims
 from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
+from flowgroup.daemon.held import Held
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
@@ -150,6 +153,8 @@ class _Parts:
     journeys: Journeys
     events: Events | None
     scale: Scale
+    caps: Caps
+    held: Held
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -171,8 +176,12 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     relays = _relays(settings, backend, known_as)
     attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
+    caps, claims = Caps(_limits(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
+    held = Held(api, claims, caps)
     journeys = Journeys(
         slots=slots,
+        caps=caps,
+        claims=claims,
         api=api,
         clusters=clusters,
         sender=Sender(clusters, attempts, drivers, Knowledge(api), Shelf(store), keys, ui_of(settings.prefect)),
@@ -187,9 +196,19 @@ def _built(settings: Settings, api: Prefect, pool: Pool, backend: Backend, folde
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale)
+    parts = _Parts(
+        bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, caps, held
+    )
     api.trust(parts.is_streamed)
     return parts
+
+
+def _limits(daemon: DaemonSettings) -> Limits:
+    """The pool's runs are the slots."""
+    told = {name: value for name, value in daemon.model_dump().items() if "cap_" in name and value is not None}
+    pool = {name.removeprefix("cap_"): value for name, value in told.items() if name.startswith("cap_")}
+    group = {name.removeprefix("group_cap_"): value for name, value in told.items() if name.startswith("group_cap_")}
+    return Limits(pool, group)
 
 
 def _teller(settings: Settings, api: Prefect) -> Teller:
@@ -219,6 +238,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         moved=health.loop("poll", limit_s=_STUCK_S + daemon.poll_interval_s),
         first_done=health.ready,
         is_streamed=parts.is_streamed,
+        held=parts.held,
     )
     reconcile = Reconcile(
         api,
@@ -234,6 +254,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
     prewarm = Prewarm(
         api,
         parts.clusters,
+        parts.caps,
         parts.journeys.policy,
         Ahead(daemon.prewarm_s, daemon.prewarm_clusters, daemon.queues),
         lambda: parts.slots.held,

@@ -89,6 +89,7 @@ def place(
         idle_timeout_s=0.0 if spec.mode == "per-run" else idle_s,
         bundle=variables.bundle,
         memory_limit_bytes=variables.memory_limit_bytes,
+        skip_if_late_s=variables.skip_if_late_s,
         secret_env=with_blocks | {name for name, one in variables.env_value_from.items() if one.secret_key_ref},
     )
 

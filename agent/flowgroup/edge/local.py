@@ -20,7 +20,7 @@ from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused, Transient
-from flowgroup.model.clusters import Fate, Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -59,6 +59,11 @@ class Local:
     @property
     def _clusters(self) -> Path:
         return self.folder / "clusters"
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        """Processes, and of CPUs the workers' threads and one for each other process."""
+        workers, others = sum(group.most for group in spec.groups), 2 if spec.has_workers else 1
+        return Takes(pods=others + workers, cpu=others + workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         """Every cluster that has a folder, whether its processes live or not. What was only half made is removed."""

@@ -20,3 +20,17 @@ class Found:
     name: ClusterName
     spec: ClusterSpec
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a cluster takes at most, with all workers that it may grow to: pods (or processes), CPUs and GPUs asked for."""
+
+    clusters: int = 1
+    pods: int = 0
+    cpu: float = 0.0
+    gpu: float = 0.0
+
+    def told(self) -> dict[str, float]:
+        """By name."""
+        return {"clusters": self.clusters, "pods": self.pods, "cpu": self.cpu, "gpu": self.gpu}

@@ -24,6 +24,10 @@ class DueRun:
     work_queue_id: str | None = None
     told: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The run as the API told it."""
+    scheduled_for: datetime | None = None
+    """The time that it was scheduled for at first; `due_at` is that of its next try."""
+    state_name: str = "Scheduled"
+    run_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class NotClaimed:
 
     reason: str
     delay_s: float
+    is_limit: bool = False
+    """Its deployment's concurrency limit is reached, so that no other run of it would be given either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class Placement:
     bundle: "Any | None" = None  # model.bundle.BundleRef
     memory_limit_bytes: int | None = None
     secret_env: frozenset[str] = frozenset()  # names of variables whose values are secrets
+    skip_if_late_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

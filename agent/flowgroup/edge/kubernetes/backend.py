@@ -35,8 +35,9 @@ from flowgroup.edge.kubernetes.pods import SPEC_KEY
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.edge.kubernetes.takes import takes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
-from flowgroup.model.clusters import Fate, Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -88,6 +89,9 @@ class Kubernetes:
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return takes(spec, self.ground)
 
     # Found
 
