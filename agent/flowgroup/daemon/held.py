@@ -2,8 +2,8 @@
 Due runs that are not started although there are slots: why, for whom it may concern.
 
 In: what the poll was offered. Out: a reason for each run that has one, as a gauge, in the daemon's log when it changes, and
-once in the run's own log. Their states are left alone: Prefect takes Scheduled over any state, so that to write a reason there could
-take a run away from another agent that has just claimed it.
+once in the run's own log. Their states are left alone: Prefect takes Scheduled over any state, so that a reason written
+there could take a run away from another agent that has just claimed it.
 """
 
 from collections import Counter
