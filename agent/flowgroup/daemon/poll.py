@@ -134,25 +134,25 @@ class Poll:
         runs = await self._before(max(self.rhythm.ahead_s, self.rhythm.claim_ahead_s), limit)
         if len(runs) < limit:
             return runs
-        if any(self._wait_s(run) > 0.0 for run in runs):
-            due = await self._before(self.rhythm.claim_ahead_s, limit)
-            known = {run.id for run in due}
-            return due + [run for run in runs if run.id not in known]
-        return await self._past_what_waits(runs, limit)
-
-    async def _past_what_waits(self, runs: list[DueRun], limit: int) -> list[DueRun]:
-        """A page full of runs that wait for a limit must not hide those that do not: look at what is due after them."""
         page = runs
+        if any(self._wait_s(run) > 0.0 for run in runs):
+            page = await self._before(self.rhythm.claim_ahead_s, limit)
+            runs = _without_doubles(page, runs)
+        return await self._past_what_waits(runs, page, limit)
+
+    async def _past_what_waits(self, runs: list[DueRun], page: list[DueRun], limit: int) -> list[DueRun]:
+        """A page full of runs that wait for a limit must not hide those that do not: look at what is due after them."""
         for _ in range(_PAGES):
             if limit < _PAGE or len(page) < limit or not all(self._waits(run) for run in page):
                 break
             after = max(run.due_at for run in page) + _NEXT
             page = await self._before(self.rhythm.claim_ahead_s, limit, after)
-            runs = runs + page
+            runs = _without_doubles(runs, page)
         return runs
 
     def _waits(self, run: DueRun) -> bool:
-        return run.id in self.slots.held or (self.held is not None and self.held.why(run) is not None)
+        is_free = self._is_free(run, asyncio.get_running_loop().time())
+        return not is_free or (self.held is not None and self.held.why(run) is not None)
 
     def _held_back(self, due: Sequence[DueRun], tasks: asyncio.TaskGroup, offered: set[RunId]) -> Mapping[RunId, str]:
         """Why those of these runs wait that do."""
@@ -210,3 +210,8 @@ class Poll:
         said("due_runs_not_asked", reason=str(exc), failures=self._failures)
         asked_s = exc.retry_after_s if isinstance(exc, Transient) else None
         return max(self._interval_s(), pause_s(self._failures, asked_s))
+
+
+def _without_doubles(runs: list[DueRun], more: list[DueRun]) -> list[DueRun]:
+    known = {run.id for run in runs}
+    return runs + [run for run in more if run.id not in known]
