@@ -49,8 +49,8 @@ async def test_a_cluster_that_fails_twice_is_tried_a_third_time_and_the_run_goes
     assert states(world) == [("SCHEDULED", "Scheduled"), *TRY, *TRY, ("PENDING", "Pending")]
     said = [entry["message"] for entry in world.fake.logs]
     assert said == [
-        "Attempt 1 of 4: node lost It is tried again in 10 s.",
-        "Attempt 2 of 4: node lost It is tried again in 20 s.",
+        "Attempt 1 of 4 failed, tried again in 10 s: node lost",
+        "Attempt 2 of 4 failed, tried again in 20 s: node lost",
     ]
 
 

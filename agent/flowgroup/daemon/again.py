@@ -80,9 +80,9 @@ def verdict(before: list[str], reason: str, retries: int, *, has_begun: bool) ->
     """What becomes of a run after this failure. `before`: what was said at those before it."""
     number, of = len(before) + 1, retries + 1
     if number >= of:
-        return Crashed(_all_causes([*before, f"Attempt {number} of {of}: {reason}"]) if before else reason)
+        return Crashed(_all_causes([*before, f"Attempt {number} of {of} failed: {reason}"]) if before else reason)
     after_s = min(_LONGEST_S, _FIRST_S * 2.0 ** min(number - 1, 16))
-    said = f"Attempt {number} of {of}: {reason.rstrip()} It is tried again in {after_s:.0f} s."
+    said = f"Attempt {number} of {of} failed, tried again in {after_s:.0f} s: {reason}"
     return GivenBack(said, after_s, AWAITING_INFRASTRUCTURE, from_running=has_begun)
 
 

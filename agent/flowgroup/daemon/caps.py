@@ -89,13 +89,13 @@ class Caps:
         if spec is None:
             yield
             return
-        with self._taken(self._runs, run_id, self._need(name, spec)):
+        with self._taken(self._runs, run_id, self._need_of_made(name, spec)):
             yield
 
     @contextmanager
     def ahead(self, spec: ClusterSpec, run_id: RunId) -> Iterator[bool]:
         """Room for a cluster that is made ahead of its run, for the block. None while a run that is due waits."""
-        need, there = self._need(spec.name, spec), self._counted()
+        need, there = self._need_of_made(spec.name, spec), self._counted()
         if need.name not in there and (self._waiting or self._lacking(need, there)):
             yield False
             return
@@ -124,7 +124,7 @@ class Caps:
 
     def _counted(self) -> dict[ClusterName, _Need]:
         """Clusters that are there, and those that somebody has room for."""
-        there = {name: self._need(name, spec) for name, spec in self.clusters.specs().items()}
+        there = {name: self._need_of_made(name, spec) for name, spec in self.clusters.specs().items()}
         return there | {need.name: need for held in (self._ahead, self._runs) for need in held.values()}
 
     def _lacking(self, need: _Need, there: Mapping[ClusterName, _Need], *, runs: int = 0) -> str | None:
@@ -166,6 +166,15 @@ class Caps:
                 self._known.clear()
             self._known[name] = _Need(name, group_of(spec), self.takes(spec).told())
         return self._known[name]
+
+    def _need_of_made(self, name: ClusterName, spec: ClusterSpec) -> _Need:
+        """Of a cluster that may have been made under another catalogue of sizes: then it counts as one, and no more is known."""
+        try:
+            return self._need(name, spec)
+        except Refused as exc:
+            log.get().warning("cluster_not_counted", cluster=name, reason=str(exc))
+            self._known[name] = _Need(name, group_of(spec), Takes().told())
+            return self._known[name]
 
 
 def _everybody(_: _Need) -> bool:

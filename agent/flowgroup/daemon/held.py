@@ -6,6 +6,7 @@ once in the run's own log. Their states are left alone: Prefect takes Scheduled 
 there could take a run away from another agent that has just claimed it.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from flowgroup.metrics import RUNS_HELD
 from flowgroup.model.ids import RunId
 from flowgroup.model.runs import DueRun
 
+_ANEW_S = 60.0
 DEPLOYMENT_LIMIT = "deployment.runs"
 
 
@@ -39,6 +41,7 @@ class Held:
     api: Api
     claims: Claims
     caps: Caps
+    _anew_at: float = 0.0
     _said: dict[RunId, str] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
 
@@ -48,7 +51,10 @@ class Held:
 
     async def note(self, offered: set[RunId], reasons: Mapping[RunId, str]) -> None:
         """Say what waits now. Never raises."""
-        self.caps.keep_waiting(offered)
+        now = asyncio.get_running_loop().time()
+        is_anew = now - self._anew_at >= _ANEW_S  # a deployment may ask for less by now
+        self._anew_at = now if is_anew else self._anew_at
+        self.caps.keep_waiting(set() if is_anew else offered)
         self._said = {run: reason for run, reason in self._said.items() if run in offered}
         self._count(Counter(reasons.values()))
         new = {run: reason for run, reason in reasons.items() if self._said.get(run) != reason}

@@ -4,7 +4,7 @@ from flowgroup.edge.kubernetes import diagnose
 from flowgroup.edge.kubernetes.extras import START_FAILED
 from flowgroup.edge.kubernetes.level import Level
 from flowgroup.edge.kubernetes.names import DRIVER, SCHEDULER
-from flowgroup.edge.kubernetes.seen import Pod
+from flowgroup.edge.kubernetes.seen import Container, Pod
 from flowgroup.model.clusters import Fate
 from flowgroup.model.ids import ClusterName
 
@@ -12,6 +12,7 @@ _TAKEN = frozenset(
     {"Evicted", "Preempting", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "UnexpectedAdmissionError"}
 )
 _WAITS = ("Pending", "Running")
+_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 def of_cluster(name: ClusterName, level: Level) -> Fate:
@@ -20,14 +21,16 @@ def of_cluster(name: ClusterName, level: Level) -> Fate:
     if name not in level.owners or driver is None:
         return "taken"
     fates = [_of_pod(pod, level.at) for pod in (driver, scheduler) if pod]
-    return next((fate for fate in ("taken", "certain") if fate in fates), "may-pass")
+    if "taken" in fates:
+        return "taken"
+    return "certain" if "certain" in fates else "may-pass"
 
 
 def _of_pod(pod: Pod, now: float) -> Fate:
     is_gone = diagnose.ended(pod, now=now) is not None
     if is_gone and (pod.disruption or pod.reason in _TAKEN or pod.phase in _WAITS):
         return "taken"
-    if diagnose.not_pulled(pod) or diagnose.crashes(pod) or any(entry.state == "waiting" for entry in pod.containers):
+    if diagnose.not_pulled(pod) or diagnose.crashes(pod) or any(map(_cannot_start, pod.containers)):
         return "certain"
     ends = [entry for entry in pod.containers if entry.state == "terminated"]
     is_certain = any(
@@ -35,3 +38,7 @@ def _of_pod(pod: Pod, now: float) -> Fate:
         for entry in ends
     )
     return "certain" if is_certain else "may-pass"
+
+
+def _cannot_start(entry: Container) -> bool:
+    return entry.state == "waiting" and entry.reason not in _ORDINARY
