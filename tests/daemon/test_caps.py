@@ -56,7 +56,7 @@ class Made:
         (Limits(pool={"clusters": 1}), "pool.clusters"),
         (Limits(pool={"pods": 9}), "pool.pods"),
         (Limits(pool={"cpu": 6.9}), "pool.cpu"),
-        (Limits(pool={"gpu": 1}), "pool.gpu"),
+        (Limits(pool={"gpu": 2}), "pool.gpu"),
         (Limits(group={"runs": 1}), "group.runs"),
         (Limits(group={"clusters": 1}), "group.clusters"),
         (Limits(group={"pods": 9}), "group.pods"),

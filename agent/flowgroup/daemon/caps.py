@@ -168,7 +168,7 @@ class Caps:
         return self._known[name]
 
     def _need_of_made(self, name: ClusterName, spec: ClusterSpec) -> _Need:
-        """Of a cluster that may have been made under another catalogue of sizes: then it counts as one, and no more is known."""
+        """Of a cluster that may have been made under another catalogue of sizes: then no more is known than that it is one."""
         try:
             return self._need(name, spec)
         except Refused as exc:
