@@ -137,7 +137,7 @@ async def test_a_late_run_is_skipped_with_the_reason_and_never_sent() -> None:
     async with serving() as at:
         world = at.world
         assert isinstance(world, Busy)
-        deployment = world.fake.add_deployment(job_variables={"skip_if_late_s": 60})
+        deployment = world.fake.add_deployment(job_variables={"skip_if_late_s": 1800})
         late, fresh = (
             world.fake.add_run(
                 deployment,
@@ -149,5 +149,5 @@ async def test_a_late_run_is_skipped_with_the_reason_and_never_sent() -> None:
         await asyncio.sleep(10)
         state = world.fake.runs[late]["state"]
         assert (state["type"], state["name"]) == ("CANCELLED", "Skipped")
-        assert "more than 60 s late (skip_if_late_s)" in state["message"]
+        assert "more than 1800 s late (skip_if_late_s)" in state["message"]
         assert set(world.began) == {fresh}

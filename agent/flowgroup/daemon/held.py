@@ -20,6 +20,7 @@ from flowgroup.model.ids import RunId
 from flowgroup.model.runs import DueRun
 
 _ANEW_S = 60.0
+_REMEMBERED = 10_000
 DEPLOYMENT_LIMIT = "deployment.runs"
 
 
@@ -55,7 +56,8 @@ class Held:
         is_anew = now - self._anew_at >= _ANEW_S  # a deployment may ask for less by now
         self._anew_at = now if is_anew else self._anew_at
         self.caps.keep_waiting(set() if is_anew else offered)
-        self._said = {run: reason for run, reason in self._said.items() if run in offered}
+        if len(self._said) > _REMEMBERED:
+            self._said = {run: reason for run, reason in self._said.items() if run in offered}
         self._count(Counter(reasons.values()))
         new = {run: reason for run, reason in reasons.items() if self._said.get(run) != reason}
         self._said.update(new)
