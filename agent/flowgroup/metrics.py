@@ -56,10 +56,15 @@ API_SECONDS = Histogram(
 RELAY_REQUESTS = Counter("flowgroup_relay_requests", "Calls through the relay", ["outcome"], registry=REGISTRY)
 RELAY_RECORDS = Counter(
     "flowgroup_relay_records",
-    "Logs and events through the relay, and those that it refused",
+    "Logs, events and states through the relay, and records that it refused",
     ["kind"],
     registry=REGISTRY,
 )
+RELAY_LEFT_BYTES = Counter(
+    "flowgroup_relay_left_bytes", "Bytes of logs, events and states that were let out", ["kind"], registry=REGISTRY
+)
+RELAY_MASKED = Counter("flowgroup_relay_masked", "Secrets masked in what was let out", ["kind"], registry=REGISTRY)
+RELAY_CUT = Counter("flowgroup_relay_cut", "Texts cut in what was let out", ["kind"], registry=REGISTRY)
 RELAY_SPOOL_RECORDS = Gauge("flowgroup_relay_spool_records", "Records that wait on disk", ["kind"], registry=REGISTRY)
 RELAY_SPOOL_BYTES = Gauge("flowgroup_relay_spool_bytes", "Their bytes", ["kind"], registry=REGISTRY)
 RELAY_SPOOL_COMMITS = Counter("flowgroup_relay_spool_commits", "Commits of the relay's spool", registry=REGISTRY)

@@ -16,6 +16,7 @@ from tests.chart.conftest import CHART, CI_VALUES, Object, containers, helm, obj
 _CLUSTER_WIDE = {"Namespace"}
 _SEVERAL = str(CHART / "ci" / "several-pools-values.yaml")
 _MINIMAL = str(CHART / "ci" / "minimal-values.yaml")
+_CLOUD = str(CHART / "ci" / "cloud-values.yaml")
 _EVERYTHING = str(CHART / "ci" / "everything-values.yaml")
 
 
@@ -225,6 +226,29 @@ def test_a_service_monitor_is_made_when_it_is_wanted_and_finds_the_daemons() -> 
     found = [one for one in made if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()]
     assert len(found) == 3
     assert all("health" in [port["name"] for port in one["spec"]["ports"]] for one in found)
+
+
+def test_the_token_is_a_file_that_may_be_replaced_or_a_variable_where_that_is_wanted() -> None:
+    auth = "prefect.auth.authStringKey=word,prefect.auth.mounted"
+    for mounted in (True, False):
+        made = objects("-f", _EVERYTHING, "--set", f"{auth}={str(mounted).lower()}")
+        specs = [spec for name, spec in pod_specs(made) if name.startswith(("Deployment", "StatefulSet"))]
+        assert len(specs) >= 2
+        for spec in specs:
+            given = {entry["name"]: entry for entry in spec["containers"][0]["env"]}
+            files = {volume["name"]: volume.get("secret") for volume in spec["volumes"]}.get("prefect")
+            mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+            for name, key in (("PREFECT_API_KEY", "key"), ("PREFECT_API_AUTH_STRING", "word")):
+                assert (f"{name}_FILE" in given, name in given) == (mounted, not mounted)
+                if mounted:
+                    assert given[f"{name}_FILE"]["value"] == f"{mounts['prefect']}/{key}"
+                    assert files and files["secretName"] == "prefect" and {"key": key, "path": key} in files["items"]
+                else:
+                    assert given[name]["valueFrom"]["secretKeyRef"] == {"name": "prefect", "key": key}
+            assert (files is not None) == mounted
+            assert "valueFrom" in given["PREFECT_CLIENT_CUSTOM_HEADERS"]
+    (hello,) = [spec for name, spec in pod_specs(objects("-f", _CLOUD)) if name.startswith("Pod/")]
+    assert {entry["name"] for entry in hello["containers"][0]["env"]} >= {"PREFECT_API_KEY"}  # Prefect's own client
 
 
 _THREE = ("-f", _MINIMAL, "--set", "relay.replicas=3")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from flowgroup.settings import RelaySettings
 from tests.fakes.upstream import Failure
 from tests.relay.serving import TOKEN, Relay, an_id, relay, sha256, waits
 
@@ -180,3 +183,35 @@ async def test_what_a_child_posts_itself_is_stored_and_a_body_that_comes_again_i
         await until(lambda: sum(map(len, on.api.taken)) >= 2)
         await asyncio.sleep(0.3)
         assert sum(len(body) for body in on.api.taken if "logs" not in body) == 2
+
+
+async def counted(on: Relay) -> dict[str, float]:
+    """The relay's counts of what left, by metric and kind."""
+    text = (await on.daemon.get("/flowgroup/metrics")).text
+    found = re.findall(r'^flowgroup_relay_(records|left_bytes|masked|cut)_total\{kind="(\w+)"\} (\S+)$', text, re.M)
+    return {f"{kind} {name}": float(value) for name, kind, value in found}
+
+
+async def test_what_left_is_counted_by_kind_and_for_its_run(tmp_path: Path) -> None:
+    async with relay(tmp_path, settings=RelaySettings(hold_s=2.0, redact=("hunter[0-9]",))) as on:
+        before = await counted(on)
+        said = {"logs": [line(on.run, "hunter2 hunter3"), line(on.run, "x" * 30_000)], "events": [event(on.run)]}
+        await send(on, {"token": TOKEN, **said})
+        state = {"state": {"type": "RUNNING", "message": "by hunter4"}}
+        await on.child.post(f"/api/flow_runs/{on.run}/set_state", json=state)
+        now = await counted(on)
+        left = {name: value - before.get(name, 0) for name, value in now.items()}
+        assert {name: left[f"logs {name}"] for name in ("records", "masked", "cut")} == {
+            "records": 2,
+            "masked": 2,
+            "cut": 1,
+        }
+        assert (left["events records"], left["events masked"]) == (1, 0)
+        assert (left["states records"], left["states masked"]) == (1, 1)
+        assert 25_000 < left["logs left_bytes"] < 26_500
+        assert left["states left_bytes"] > len("by ***")
+        with structlog.testing.capture_logs() as told:
+            await on.daemon.delete(f"/flowgroup/attempts/{on.attempt}")
+        (closed,) = [one for one in told if one["event"] == "attempt_closed"]
+        assert (closed["records"], closed["masked"], closed["cut"]) == (4, 3, 1)
+        assert closed["bytes"] == sum(left[f"{kind} left_bytes"] for kind in ("logs", "events", "states"))

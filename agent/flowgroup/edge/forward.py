@@ -54,10 +54,12 @@ class TooLarge(Exception):
     """An answer that is not read to its end."""
 
 
-def client(*, at: Endpoint | None = None, verify: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
+def client(
+    *, at: Endpoint | None = None, verify: ssl.SSLContext | bool = True, keepalive_s: float = KEEPALIVE_S
+) -> httpx.AsyncClient:
     """
     A client for calls that are passed on. It keeps no cookies, follows no redirects and adds no headers of
-    its own.
+    its own. Connections to others than ours are used again within `keepalive_s` seconds.
 
     To a room of ours (`at`) it goes straight, and raises Refused when the authorities' file cannot be read; to anybody
     else it goes through the environment's proxies, as Prefect's client does.
@@ -66,7 +68,7 @@ def client(*, at: Endpoint | None = None, verify: ssl.SSLContext | bool = True) 
     if at is not None:
         made = httpx.AsyncClient(transport=transport(at), cookies=no_cookies, trust_env=False)
     else:
-        made = httpx.AsyncClient(verify=verify, limits=_limits(KEEPALIVE_S), cookies=no_cookies)
+        made = httpx.AsyncClient(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies)
     made.headers.clear()
     return made
 

@@ -27,12 +27,18 @@ _ENDINGS = ("_id", "_time", ".id", ".role")
 
 @dataclass(slots=True)
 class Sent:
-    """What has left of one attempt, and what was done to it."""
+    """What has left, of one attempt or of one record, and what was done to it."""
 
     records: int = 0
     bytes: int = 0
     masked: int = 0
     cut: int = 0
+
+    def add(self, more: "Sent") -> None:
+        self.records += more.records
+        self.bytes += more.bytes
+        self.masked += more.masked
+        self.cut += more.cut
 
 
 class Masks:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flowgroup import log, metrics
-from flowgroup.relay import named
+from flowgroup.relay import leaving, named
 from flowgroup.relay.cleaning import Masks, Sent, cleaned_event, cleaned_log
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.spool.spooling import Spool
 from flowgroup.relay.tokens import OpenAttempt
+from flowgroup.relay.turns import in_between
 
 _Clean = Callable[[dict[str, Any], Masks, Sent], dict[str, Any]]
 _NAMES = {Kind.LOGS: named.log_names, Kind.EVENTS: named.event_names}
@@ -30,20 +31,20 @@ class Intake:
     async def passing(self, attempt: OpenAttempt, kind: Kind, records: Iterable[Any]) -> list[dict[str, Any]]:
         """What of these may pass, as it is to be stored. Raises Transient when the API has to be asked and is away."""
         passed: list[dict[str, Any]] = []
-        for record in records:
+        async for record in in_between(records):
             reason = await self._owners.why_not(attempt, _NAMES[kind](record))
             if reason is None:
                 passed.append(_leaving(attempt, kind, record))
             else:
                 log.get().warning("record_refused", run=attempt.run_id, kind=kind, reason=reason)
                 metrics.RELAY_RECORDS.labels("refused").inc()
-        metrics.RELAY_RECORDS.labels(kind).inc(len(passed))
         return passed
 
 
 def _leaving(attempt: OpenAttempt, kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
     """What is stored of a record that may pass, and so leaves the network: without secrets, cut, and counted."""
-    left = _CLEAN[kind](record, attempt.masks, attempt.sent)
-    attempt.sent.records += 1
-    attempt.sent.bytes += len(json.dumps(left))
+    sent = Sent(records=1)
+    left = _CLEAN[kind](record, attempt.masks, sent)
+    sent.bytes = len(json.dumps(left))
+    leaving.count(attempt, kind, sent)
     return left

@@ -5,8 +5,11 @@ import hashlib
 import itertools
 import json
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 from starlette.requests import Request
@@ -15,15 +18,15 @@ from starlette.responses import JSONResponse, Response
 from flowgroup import log, metrics, retry
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
-from flowgroup.relay import door, leases, named, paths, rules, states
+from flowgroup.relay import door, leases, leaving, named, paths, rules, states
 from flowgroup.relay.blocks import NotBlocks, Sight
-from flowgroup.relay.cleaning import cleaned_state
+from flowgroup.relay.cleaning import Sent, cleaned_state
 from flowgroup.relay.intake import Intake
 from flowgroup.relay.leases import Leases
 from flowgroup.relay.outage import Backoff, Patience, Verdict, judge
 from flowgroup.relay.owners import Owners
 from flowgroup.relay.pending import CARRIED_OUT_WITHIN_S, Pending
-from flowgroup.relay.rule import Allow, NeedsOwner, Refuse, Ruling
+from flowgroup.relay.rule import Allow, Found, NeedsOwner, Refuse, Ruling
 from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.strict import why_foreign
 from flowgroup.relay.tokens import Attempts, OpenAttempt
@@ -51,6 +54,7 @@ _SETS_STATE = frozenset(f"/{runs}/{{id}}/set_state" for runs in ("flow_runs", "t
 
 _READ_HERE = _SETS_STATE | {leases.TAKE}
 
+T = TypeVar("T")
 _Answer = tuple[httpx.Response, bytes | None]
 
 
@@ -66,6 +70,24 @@ class Passed:
     @property
     def left_s(self) -> float:
         return max(_LEAST_WAIT_S, self.until - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """As it was read. `found` is its rule, None if there is none; `until` as in `Passed`."""
+
+    parts: tuple[str, ...]
+    found: Found | None
+    body: bytes
+    until: float
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.body) > _LARGE_BYTES
+
+    async def aside(self, work: Callable[..., T], *args: Any) -> T:
+        """In a thread, if the body is large: it would keep all others waiting."""
+        return await asyncio.to_thread(work, *args) if self.is_large else work(*args)
 
 
 class Proxy:
@@ -86,6 +108,7 @@ class Proxy:
         self._unwell_until = 0.0
         self._backoff = Backoff(lambda: asyncio.get_running_loop().time())
         self._turns = Turns(settings.calls_per_run)
+        self._large = Turns(1)
         covers = owners.granted if settings.profile == "strict" else None
         self._sight = Sight(upstream.credentials.secrets, settings.hidden_blocks, covers)
 
@@ -96,13 +119,7 @@ class Proxy:
             return _counted("unknown_yet" if attempt.status_code == _UNAVAILABLE else "unauthorized", attempt)
         try:
             async with self._turns.turn(attempt.id, within_s=self._settings.hold_s):
-                passed = await self._judged(request, attempt)
-                if isinstance(passed, Response):
-                    return passed
-                if passed.allow.route == leases.RENEW:
-                    return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
-                kept = _KEPT.get((request.method, passed.allow.path))
-                return await (self._stored(passed, *kept) if kept else self._sent(request, passed))
+                return await self._answered(request, attempt)
         except forward.BodyRefused as exc:
             return _counted("too_large", exc.answer)
         except Transient as exc:
@@ -110,8 +127,26 @@ class Proxy:
             again_s = self._backoff.again_s(exc.retry_after_s)
             return _counted("away", forward.away(f"Prefect's API: {exc}", retry_after_s=again_s))
 
-    async def _judged(self, request: Request, attempt: OpenAttempt) -> Passed | Response:
-        """What the list says. Raises BodyRefused, and Transient when the API has to be asked and is away."""
+    async def _answered(self, request: Request, attempt: OpenAttempt) -> Response:
+        """Large bodies of a run one at a time, until they are judged and stored. Raises BodyRefused and Transient."""
+        call = await self._read(request, attempt)
+        if isinstance(call, Response):
+            return call
+        large: AbstractAsyncContextManager[None] = nullcontext()
+        if call.is_large:
+            large = self._large.turn(attempt.id, within_s=max(_LEAST_WAIT_S, call.until - time.monotonic()))
+        async with large:
+            passed = await self._judged(request, attempt, call)
+            if isinstance(passed, Response):
+                return passed
+            if kept := _KEPT.get((request.method, passed.allow.path)):
+                return await self._stored(passed, *kept)
+        if passed.allow.route == leases.RENEW:
+            return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
+        return await self._sent(request, passed)
+
+    async def _read(self, request: Request, attempt: OpenAttempt) -> "_Call | Response":
+        """What is read of a call before it is judged. Raises BodyRefused."""
         until = time.monotonic() + self._settings.hold_s
         try:
             parts = paths.segments(request.scope["raw_path"].removeprefix(PREFIX))
@@ -123,17 +158,21 @@ class Proxy:
             return _refused(attempt, request, "bodies with a Content-Encoding are not read", status=415)
         found = rules.find(request.method, parts, self._settings.profile)
         body = await forward.read_body(request, limit_bytes=self._settings.max_body_bytes)
+        return _Call(parts, found, body, until)
+
+    async def _judged(self, request: Request, attempt: OpenAttempt, call: "_Call") -> Passed | Response:
+        """What the list says. Raises Transient when the API has to be asked and is away."""
         try:
-            parsed = await _parsed(body) if found and found.rule.reads_body else None
+            parsed = await call.aside(named.parse, call.body) if call.found and call.found.rule.reads_body else None
         except named.Malformed as exc:
             return _refused(attempt, request, str(exc), status=400)
-        ruling = rules.decide(found, parts, parsed, lambda one: self._owners.covers(attempt, one))
+        covers = partial(self._owners.covers, attempt)
+        ruling = await call.aside(rules.decide, call.found, call.parts, parsed, covers)
         ruled = await self._ruled(request, attempt, ruling)
         if isinstance(ruled, Response):
             return ruled
-        clean = (attempt, ruled, body, parsed)
-        left = await asyncio.to_thread(_clean, *clean) if len(body) > _LARGE_BYTES else _clean(*clean)
-        return Passed(attempt, ruled, left, until)
+        left = await call.aside(_clean, attempt, ruled, call.body, parsed)
+        return Passed(attempt, ruled, left, call.until)
 
     async def _ruled(self, request: Request, attempt: OpenAttempt, ruling: Ruling) -> Allow | Response:
         match ruling:
@@ -149,7 +188,9 @@ class Proxy:
 
     async def _stored(self, passed: Passed, kind: Kind, status: int) -> Response:
         """Records go by the spool. A body that comes again is not stored twice. Raises Transient."""
-        records = await self._intake.passing(passed.attempt, kind, json.loads(passed.body))
+        is_large = len(passed.body) > _LARGE_BYTES
+        said = await asyncio.to_thread(json.loads, passed.body) if is_large else json.loads(passed.body)
+        records = await self._intake.passing(passed.attempt, kind, said)
         name = hashlib.sha256(passed.attempt.id.encode() + passed.body).hexdigest()
         told = {"logs": records} if kind is Kind.LOGS else {"events": records}
         await self._intake.spool.store(**told, desk=name, number=1, is_body=True)
@@ -287,20 +328,16 @@ class Proxy:
         return response.status_code < _SERVER_ERROR
 
 
-async def _parsed(body: bytes) -> Any:
-    """Aside, if it is large, for it would keep all others waiting. Raises Malformed."""
-    return await asyncio.to_thread(named.parse, body) if len(body) > _LARGE_BYTES else named.parse(body)
-
-
 def _clean(attempt: OpenAttempt, allow: Allow, body: bytes, parsed: Any) -> bytes:
     """What leaves with a state in it: without secrets, and counted. Records are cleaned on their way to the disk."""
     if not (isinstance(parsed, dict) and isinstance(parsed.get("state"), dict)):
         return body
-    clean = cleaned_state(parsed, attempt.masks, attempt.sent)
+    sent = Sent()
+    clean = cleaned_state(parsed, attempt.masks, sent)
     left = body if clean == parsed else json.dumps(clean).encode()
     if allow.state:
-        attempt.sent.records += 1
-        attempt.sent.bytes += len(left)
+        sent.records, sent.bytes = 1, len(left)
+    leaving.count(attempt, "states", sent)
     return left
 
 

@@ -1,13 +1,24 @@
 """How many calls of one run are under way at once: a run that asks for more waits for itself, and keeps nobody else waiting."""
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flowgroup.errors import Transient
 
+T = TypeVar("T")
+_AT_ONCE = 50  # records, some milliseconds
 _WAITING_FOR_EACH = 8  # so many calls may wait for each one under way; one more is sent away at once
+
+
+async def in_between(items: Iterable[T], at_once: int = _AT_ONCE) -> AsyncIterator[T]:
+    """These, and after each `at_once` of them whatever else there is to do has its turn."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % at_once == 0:
+            await asyncio.sleep(0)
 
 
 @dataclass(slots=True)

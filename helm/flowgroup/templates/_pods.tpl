@@ -9,8 +9,15 @@
 {{- toYaml (concat $all .extra) -}}
 {{- end -}}
 
-{{/* How to reach Prefect: the address, and the token from its Secret. A YAML list. */}}
+{{/* Where the Secret with Prefect's token is mounted, if it is: there it is read again when it changes. */}}
+{{- define "flowgroup.prefectAuthMounted" -}}
+{{- with .Values.prefect.auth }}{{ if and .existingSecret .mounted (or .apiKeyKey .authStringKey) }}true{{ end }}{{ end -}}
+{{- end -}}
+
+{{/* root, mounted: how to reach Prefect, and the token, as a file or from its Secret. A YAML list. */}}
 {{- define "flowgroup.prefectEnv" -}}
+{{- $mounted := .mounted -}}
+{{- with .root -}}
 - name: PREFECT_API_URL
   value: {{ .Values.prefect.apiUrl | quote }}
 {{- with .Values.prefect.uiUrl }}
@@ -19,11 +26,14 @@
 {{- end }}
 {{- if .Values.prefect.auth.existingSecret }}
 {{- range $variable, $key := dict "PREFECT_API_KEY" .Values.prefect.auth.apiKeyKey "PREFECT_API_AUTH_STRING" .Values.prefect.auth.authStringKey "PREFECT_CLIENT_CUSTOM_HEADERS" .Values.prefect.auth.customHeadersKey }}
-{{- if $key }}
+{{- if and $key $mounted (ne $variable "PREFECT_CLIENT_CUSTOM_HEADERS") }}
+- name: {{ $variable }}_FILE
+  value: /etc/flowgroup/prefect/{{ $key }}
+{{- else if $key }}
 - name: {{ $variable }}
   valueFrom:
     secretKeyRef:
-      name: {{ $.Values.prefect.auth.existingSecret }}
+      name: {{ $.root.Values.prefect.auth.existingSecret }}
       key: {{ $key }}
 {{- end }}
 {{- end }}
@@ -36,11 +46,12 @@
 - name: PREFECT_API_TLS_INSECURE_SKIP_VERIFY
   value: "true"
 {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Of the daemon and the relay. A YAML list. */}}
 {{- define "flowgroup.commonEnv" -}}
-{{ include "flowgroup.prefectEnv" . }}
+{{ include "flowgroup.prefectEnv" (dict "root" . "mounted" (include "flowgroup.prefectAuthMounted" .)) }}
 - name: FLOWGROUP_HOME
   value: /var/lib/flowgroup
 - name: FLOWGROUP_LOG_LEVEL
@@ -85,6 +96,16 @@ envFrom:
     defaultMode: 0440
     items:
       - {key: key, path: key}
+{{- if include "flowgroup.prefectAuthMounted" .root }}
+- name: prefect
+  secret:
+    secretName: {{ .root.Values.prefect.auth.existingSecret }}
+    defaultMode: 0440
+    items:
+      {{- range list .root.Values.prefect.auth.apiKeyKey .root.Values.prefect.auth.authStringKey | compact | uniq }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
 {{- if .root.Values.config }}
 - name: config
   configMap:
@@ -111,6 +132,11 @@ envFrom:
 - name: control
   mountPath: /etc/flowgroup/control
   readOnly: true
+{{- if include "flowgroup.prefectAuthMounted" .root }}
+- name: prefect
+  mountPath: /etc/flowgroup/prefect
+  readOnly: true
+{{- end }}
 {{- if .root.Values.config }}
 - name: config
   mountPath: /etc/flowgroup/config

@@ -33,7 +33,9 @@ def event(number: int) -> dict[str, object]:
     return {"id": f"id-{number}", "message": f"{number}"}
 
 
-@pytest.mark.parametrize("outcome", ["lost", "broken", "late", "refused", 500, 502, 503, 504, 429, 401, 404, 302, 408])
+@pytest.mark.parametrize(
+    "outcome", ["lost", "broken", "late", "slow", "locked", "refused", 500, 502, 503, 504, 429, 401, 404, 302, 408]
+)
 async def test_each_line_arrives_once_and_in_order_whatever_a_call_comes_to(tmp_path: Path, outcome: int | str) -> None:
     api = API(plan=[outcome, outcome])
     async with delivering(tmp_path, api) as spool:
@@ -50,6 +52,52 @@ async def test_lines_that_cannot_be_read_back_are_sent_again(tmp_path: Path) -> 
         await spool.store(logs=[{"name": "n", "level": 20, "message": "1", "timestamp": "now"}])
         await until(lambda: len(api.numbers()) == 2)
     assert api.numbers() == [1, 1]
+
+
+@pytest.mark.parametrize("outcome", ["slow", "locked"])
+async def test_an_answer_that_comes_late_is_heard_and_nothing_is_waited_for_beyond_it(
+    tmp_path: Path, outcome: str
+) -> None:
+    api = API(plan=[outcome])
+    async with delivering(tmp_path, api) as spool:
+        begun = asyncio.get_running_loop().time()
+        await spool.store(logs=[record(number) for number in range(300)])
+        await until(lambda: len(api.numbers()) == 300)
+        disk = a_disk_of(spool)
+        await until(lambda: waiting(disk) == [])
+        assert 40 <= asyncio.get_running_loop().time() - begun < 45
+        assert len(api.calls) == (1 if outcome == "slow" else 2)
+
+
+@pytest.mark.parametrize("when", ["sent", "waiting"])
+async def test_a_line_that_is_the_same_as_one_from_before_a_restart_is_not_taken_for_it(
+    tmp_path: Path, when: str
+) -> None:
+    """Two lines of one run with one time and one text: the first is at the API, or on its way, when the relay is killed."""
+    api = API(plan=[] if when == "sent" else ["refused"] * 5)
+    async with delivering(tmp_path, api) as spool:
+        await spool.store(logs=[record(7)], desk="d", number=1)
+        await asyncio.sleep(0.3)
+        assert api.numbers() == ([7] if when == "sent" else [])
+    api.plan = ["broken"] if when == "sent" else [200, "broken"]
+    async with delivering(tmp_path, api) as spool:
+        await spool.store(logs=[record(7)], desk="d", number=2)
+        await until(lambda: waiting(a_disk_of(spool)) == [])
+    assert api.numbers() == [7, 7]
+    first, second = (one["timestamp"] for one in api.entries[Kind.LOGS])
+    assert first < second
+
+
+async def test_the_times_that_are_kept_for_a_restart_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowgroup.relay.spool.disk._TIMES_OF", 1000)
+    async with delivering(tmp_path, API()) as spool:
+        for number in range(0, 5000, 100):
+            await spool.store(logs=[record(number + one) for one in range(100)])
+            await asyncio.sleep(1)
+        await until(lambda: waiting(a_disk_of(spool)) == [])
+        kept = a_disk_of(spool).times()
+    assert 1000 <= len(kept) <= 1500
+    assert len(set(kept)) == len(kept)
 
 
 async def test_an_hour_of_errors_is_a_pause(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.spool.spooling import Spool
 from tests.relay.spool.world import API, a_disk, a_spool, record, until
 
-_OUTCOMES = st.sampled_from([200, "lost", "broken", "late", "refused", 500, 503, 502, 504, 429, 413])
+_OUTCOMES = st.sampled_from([200, "lost", "broken", "late", "slow", "locked", "refused", 500, 503, 502, 504, 429, 413])
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("say"), st.integers(1, 30), st.booleans()),

@@ -49,8 +49,8 @@ def waiting(disk: Disk, kind: Kind = Kind.LOGS) -> list[int]:
 class API:
     """
     In the place of `Upward`. `plan` gives the outcomes of the next calls with records: a status, "lost" (carried out, no
-    answer), "broken" (not carried out, no answer), "late" (carried out 40 s after the connection broke), "refused" (the
-    connection). After it all is well.
+    answer), "broken" (not carried out, no answer), "late" (carried out 40 s after the connection broke), "slow" (carried out
+    and answered after 40 s), "locked" (answered 503 after 40 s), "refused" (the connection). After it all is well.
     """
 
     plan: list[int | str] = field(default_factory=list)
@@ -64,15 +64,27 @@ class API:
     async def post(self, kind: Kind, bodies: Sequence[bytes]) -> Answer:
         records = [json.loads(body) for body in bodies]
         self.calls.append((asyncio.get_running_loop().time(), kind, len(records)))
-        outcome = self.plan.pop(0) if self.plan else self._verdict(records)
+        outcome, verdict = self.plan.pop(0) if self.plan else 200, self._verdict(records)
         await asyncio.sleep(0.05)
-        if outcome in (200, "lost"):
+        if outcome == 200:
+            outcome = verdict
+        if outcome in (200, "lost") and verdict == 200:
             self.take(kind, records)
-        if outcome == "late":
+        if outcome == "late" and verdict == 200:
             asyncio.get_running_loop().call_later(40.0, self.take, kind, records)
+        if outcome in ("slow", "locked"):
+            under_way = asyncio.create_task(self._slowly(kind, records, verdict if outcome == "slow" else 503))
+            await asyncio.sleep(20.0)
+            return Answer(Fate.DOUBTFUL, outcome, under_way=under_way)
         if isinstance(outcome, int):
             return Answer(fate_of(outcome), "", outcome)
         return Answer(Fate.NOT_NOW if outcome == "refused" else Fate.DOUBTFUL, outcome)
+
+    async def _slowly(self, kind: Kind, records: list[dict[str, Any]], status: int) -> Answer:
+        await asyncio.sleep(40.0)
+        if status == 200:
+            self.take(kind, records)
+        return Answer(fate_of(status), "", status)
 
     def _verdict(self, records: list[dict[str, Any]]) -> int:
         said = {one["message"] for one in records}

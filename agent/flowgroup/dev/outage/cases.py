@@ -75,7 +75,7 @@ def relay_gone(stand: Stand) -> Iterator[None]:
 
 
 def through(stand: Stand, case: str, trouble: Trouble, span_s: int, size: Size) -> Row:
-    """The whole of one trouble. Raises Permanent when the runs do not even begin."""
+    """The whole of one trouble. Raises Permanent when the runs do not even begin, or have ended before it."""
     per_s = size.per_s
     whole, short = (size.before_s + span_s + size.after_s) * per_s, (size.before_s + span_s // 2) * per_s
     due_at = time.time() + _AHEAD_S
@@ -86,6 +86,8 @@ def through(stand: Stand, case: str, trouble: Trouble, span_s: int, size: Size) 
     _sure(lambda: runs.wait_running(stand.bench.api, list(wanted)))
     stand.exits()
     time.sleep(size.before_s)
+    if _ended_of(stand, long):
+        raise Permanent("the server was so slow that runs had ended before the trouble began: nothing was measured")
     began = time.monotonic()
     with trouble(stand):
         time.sleep(span_s)

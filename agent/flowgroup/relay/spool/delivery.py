@@ -46,7 +46,7 @@ class _Failed(Exception):
 class _Round:
     """
     What has become of a flight's records. `until`: those that are left may be at the API, or come to be there until then;
-    None: they are not. `noted`: when the disk was told that they are on their way.
+    None: they are not. `noted`: when the disk was told that they are on their way. `under_way`: a call that has no answer yet.
     """
 
     flight: Flight
@@ -55,6 +55,23 @@ class _Round:
     noted: float
     taken: list[Kept] = field(default_factory=list)
     dead: list[tuple[Kept, str]] = field(default_factory=list)
+    under_way: asyncio.Task[Answer] | None = None
+
+    def is_doubtful(self, answer: Answer, now: float) -> None:
+        """A call may have been carried out, or may still be."""
+        self.until, self.under_way = now + answer.late_s, answer.under_way
+
+    def hear(self, now: float) -> None:
+        """The call that was under way may have its answer by now."""
+        if self.until is not None and self.under_way is not None and self.under_way.done():
+            self.until = min(self.until, now + self.under_way.result().late_s)
+            self.under_way = None
+
+    def give_up(self) -> None:
+        """Nobody waits for the call's answer any more."""
+        if self.under_way is not None:
+            self.under_way.cancel()
+            self.under_way = None
 
     def sort_out(self) -> None:
         gone = {one.seq for one in (*self.taken, *(dead for dead, _ in self.dead))}
@@ -105,6 +122,14 @@ class Delivery:
     async def _deliver(self, flight: Flight) -> None:
         until = None if flight.since is None else min(flight.since, self.clock()) + CARRIED_OUT_WITHIN_S
         round_ = _Round(flight, list(flight.kept), until, self.clock())
+        try:
+            await self._through(round_)
+        finally:
+            round_.give_up()
+        await self._settled(round_)
+
+    async def _through(self, round_: _Round) -> None:
+        """Until nothing of the round is left, or what is left goes with the next one."""
         while round_.left:
             if not self.may_go():
                 await asyncio.sleep(_TURN_S)
@@ -121,7 +146,6 @@ class Delivery:
                 await self._wait(str(exc), exc.retry_after_s)
             else:
                 self._worked()
-        await self._settled(round_)
 
     async def _attempt(self, round_: _Round) -> None:
         """One try for all that is left. Raises _Failed and Transient."""
@@ -129,12 +153,13 @@ class Delivery:
             await self._read_back(round_)
         if not round_.left:
             return
+        round_.give_up()
         search = _Search(round_, len(round_.taken)) if self._errors >= _SUSPECT_AFTER else None
         try:
             await self._send(round_, list(round_.left), search)
         except _Failed as exc:
             if exc.answer.fate is Fate.DOUBTFUL:
-                round_.until = self.clock() + exc.answer.late_s
+                round_.is_doubtful(exc.answer, self.clock())
             raise
         finally:
             round_.sort_out()
@@ -175,6 +200,7 @@ class Delivery:
         """Leave out what the API has. What it has not may still be carried out: it is looked for until it cannot be."""
         assert round_.until is not None
         while True:
+            round_.hear(self.clock())
             left, readable = await readback.missing(round_.left, self.upward, self.pace)
             metrics.RELAY_READ_BACK.labels("there").inc(len(round_.left) - len(left))
             absent = {one.seq for one in left}

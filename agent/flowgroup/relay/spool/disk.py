@@ -7,6 +7,7 @@ it runs in the one thread of `writer.py`, within its transaction.
 """
 
 import contextlib
+import json
 import sqlite3
 import time
 import uuid
@@ -24,6 +25,7 @@ _BALLAST_BYTES = 4 * 1024 * 1024
 _LOCKED_S = 10.0
 _DEAD_BYTES = 16 * 1024 * 1024
 _ROOM_AGAIN = 0.95
+_TIMES_OF = 20_000
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {kind} (
@@ -38,6 +40,7 @@ CREATE TABLE IF NOT EXISTS desks (
     desk TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, until REAL NOT NULL, PRIMARY KEY (desk, kind)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS desks_by_until ON desks (until);
+CREATE TABLE IF NOT EXISTS sent (last INTEGER PRIMARY KEY, times TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS shed (run TEXT PRIMARY KEY, lines INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dead (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, at REAL NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL
@@ -317,6 +320,8 @@ class Disk:
             self._db.execute(f"DELETE FROM {kind} WHERE seq = ?", (one.seq,))  # noqa: S608
             level.records -= 1
             level.bytes -= one.row.size
+        if kind is Kind.LOGS and taken:
+            self._note_times(taken)
         left = self._db.execute(
             f"SELECT 1 FROM flights JOIN {kind} ON seq <= last WHERE kind = ? LIMIT 1", (kind,)  # noqa: S608
         ).fetchone()  # fmt: skip
@@ -324,6 +329,24 @@ class Disk:
             self._db.execute("DELETE FROM flights WHERE kind = ?", (kind,))
         if dead:
             self._bound_dead()
+
+    def _note_times(self, taken: Sequence[Kept]) -> None:
+        times: dict[str, list[int]] = {}
+        for one in taken:
+            times.setdefault(one.row.run, []).append(one.row.at_us)
+        last = max(one.seq for one in taken)
+        self._db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?)", (last, json.dumps(times)))
+        self._db.execute("DELETE FROM sent WHERE last <= ?", (last - _TIMES_OF,))
+
+    def times(self) -> list[tuple[str, int]]:
+        """
+        Run and time (microseconds) of the last lines that the API has got or that wait, oldest first: what a relay that was
+        started again may not give to other lines.
+        """
+        noted = [json.loads(times) for (times,) in self._db.execute("SELECT times FROM sent ORDER BY last")]
+        sent = [(run, at) for times in noted for run, of in times.items() for at in of]
+        newest = self._db.execute("SELECT run, at FROM logs ORDER BY seq DESC LIMIT ?", (_TIMES_OF,)).fetchall()
+        return [*sent, *reversed(newest)]
 
     def _bound_dead(self) -> None:
         size = self._db.execute("SELECT total(length(body)) FROM dead").fetchone()[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup import log, metrics
+from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.model.ids import RunId
 from flowgroup.model.lines import WARNING, line
@@ -20,12 +21,15 @@ from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind, Row, Times, event_row, log_row
 from flowgroup.relay.spool.upward import Upward
 from flowgroup.relay.spool.writer import Doing, Writer
+from flowgroup.relay.turns import in_between
 from flowgroup.relay.upstream import Upstream
 from flowgroup.settings import RelaySettings
 
 _LOOK_S = 5.0
 _FEW_EVENTS = 500
 _BODY_KNOWN_S = 3600.0
+# A call on a connection that the server is just closing is a call without an answer, which costs lines a minute.
+_KEEPALIVE_S = 1.0
 
 
 class Spool:
@@ -35,6 +39,8 @@ class Spool:
         self._doing = doing
         self._waiting = disk.waiting  # only looked at
         self._times = Times()
+        for run, at in disk.times():
+            self._times.own(run, at)
         self._events = Delivery(Kind.EVENTS, doing, upward, pace, clock=disk.clock)
         self._logs = Delivery(Kind.LOGS, doing, upward, pace, may_go=self._events_are_few, clock=disk.clock)
         self._logs.recovered = self._events.again.set
@@ -54,8 +60,8 @@ class Spool:
         not known for long. Raises Transient when there is no room, or the disk does not work.
         """
         rows = {
-            Kind.EVENTS: [event_row(event) for event in events],
-            Kind.LOGS: [log_row(record, self._times) for record in logs],
+            Kind.EVENTS: [event_row(event) async for event in in_between(events)],
+            Kind.LOGS: [log_row(record, self._times) async for record in in_between(logs)],
         }
         known = {"known_s": _BODY_KNOWN_S} if is_body else {}
         batches = [Batch(kind, of, desk, number, **known) for kind, of in rows.items() if of]
@@ -113,14 +119,15 @@ async def spooling(settings: RelaySettings, upstream: Upstream, folder: Path) ->
     log.get().info("spool_opened", at=str(folder), sqlite=sqlite3.sqlite_version, **_found(disk))
     writer = Writer(disk)
     pace = Pace(settings.requests_per_minute, settings.records_per_minute)
-    spool = Spool(disk, writer, Upward(upstream, settings.hold_s), pace)
-    running = asyncio.create_task(_always(spool), name="spool")
-    try:
-        yield spool
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await writer.close()
+    async with forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S) as client:
+        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s), pace)
+        running = asyncio.create_task(_always(spool), name="spool")
+        try:
+            yield spool
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await writer.close()
 
 
 def _found(disk: Disk) -> dict[str, int]:

@@ -45,17 +45,21 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`said` is for people. `status` is 0 without an answer."""
+    """
+    `said` is for people. `status` is 0 without an answer. `under_way`: the call itself where it has no answer yet; it is
+    whoever asked who ends it.
+    """
 
     fate: Fate
     said: str
     status: int = 0
     asked_s: float | None = None
+    under_way: "asyncio.Task[Answer] | None" = None
 
     @property
     def late_s(self) -> float:
-        """For how long the records may still come to be there: not at all once the server itself says that it failed."""
-        return 0.0 if self.status in _SERVER_SAYS else CARRIED_OUT_WITHIN_S
+        """For how long the records may still come to be there: not at all once the server itself says what became of them."""
+        return CARRIED_OUT_WITHIN_S if self.fate is Fate.DOUBTFUL and self.status not in _SERVER_SAYS else 0.0
 
 
 class Unreadable(Exception):
@@ -64,15 +68,28 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Upward:
-    """`hold_s` is for reaching the API."""
+    """`hold_s` is for reaching the API; `client`'s connections are used again only where one was used just now."""
 
     upstream: Upstream
+    client: httpx.AsyncClient
     hold_s: float
 
     async def post(self, kind: Kind, bodies: Sequence[bytes]) -> Answer:
-        """Send these. Never raises for what the outside does."""
+        """Send these. Never raises for what the outside does. A call that a slow server still answers is left under way."""
+        calling = asyncio.create_task(self._posted(kind, bodies), name=f"send {kind}")
         try:
-            response, small = await self._call(PATHS[kind], b"[" + b",".join(bodies) + b"]", answer_s=_ANSWER_S)
+            await asyncio.wait({calling}, timeout=_ANSWER_S)
+        except asyncio.CancelledError:
+            calling.cancel()
+            raise
+        if calling.done():
+            return calling.result()
+        return Answer(Fate.DOUBTFUL, f"no answer within {_ANSWER_S:g} s", under_way=calling)
+
+    async def _posted(self, kind: Kind, bodies: Sequence[bytes]) -> Answer:
+        body = b"[" + b",".join(bodies) + b"]"
+        try:
+            response, small = await self._call(PATHS[kind], body, answer_s=CARRIED_OUT_WITHIN_S)
         except Transient as exc:
             return Answer(Fate.NOT_NOW if isinstance(exc.__cause__, _NEVER_SENT) else Fate.DOUBTFUL, str(exc))
         said = (small or b"")[:300].decode("utf-8", "replace")
@@ -97,7 +114,7 @@ class Upward:
         patient = forward.awaiting(request, answer_s)
         try:
             async with asyncio.timeout(answer_s + self.hold_s):
-                response = await forward.send(self.upstream.client, patient)
+                response = await forward.send(self.client, patient)
                 return response, await forward.read_whole(response)
         except TimeoutError as exc:
             raise Transient("no answer in time") from exc
