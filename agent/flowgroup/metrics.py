@@ -69,7 +69,8 @@ RUNS_ACTIVE = Gauge("flowgroup_runs_active", "Runs under way", registry=DAEMON)
 SLOTS = Gauge("flowgroup_slots", "How many runs may be under way at once", registry=DAEMON)
 RUNS_FINISHED = Counter(
     "flowgroup_runs_finished",
-    "Attempts that ended: reported (by the run's own engine: completed, failed, …), crashed, cancelled, givenback",
+    "Attempts that ended: reported (by the run's own engine: completed, failed, …), crashed, cancelled, givenback, skipped; "
+    "lost (its infrastructure failed, and the run is another's by now)",
     ["outcome"],
     registry=DAEMON,
 )
@@ -77,6 +78,17 @@ RUNS_UNDONE = Counter(
     "flowgroup_runs_undone",
     "Attempts that crashed or were given back, by the code of the cause (docs/troubleshooting.md); other: it has none",
     ["cause"],
+    registry=DAEMON,
+)
+INFRASTRUCTURE_RETRIES = Counter(
+    "flowgroup_infrastructure_retries",
+    "Runs given back for another try because the infrastructure failed",
+    registry=DAEMON,
+)
+RUNS_HELD = Gauge(
+    "flowgroup_runs_held",
+    "Due runs that wait for a limit or a cap, by whose and of what: `deployment.runs`, `pool.pods`, `group.cpu`, …",
+    ["reason"],
     registry=DAEMON,
 )
 SCHEDULE_TO_CLAIM = Histogram(
@@ -221,7 +233,7 @@ _KINDS = ("logs", "events")
 _KNOWN: dict[Counter, tuple[str, ...]] = {
     POLLS: ("ok", "failed", "unauthorized"),
     CLAIMS: ("accepted", "refused"),
-    RUNS_FINISHED: ("reported", "crashed", "cancelled", "givenback"),
+    RUNS_FINISHED: ("reported", "crashed", "cancelled", "givenback", "skipped", "lost"),
     PREWARMS: ("hit", "late", "unused"),
     RELAY_REQUESTS: ("passed", "away", "refused", "unauthorized", "cut_off"),
     RELAY_RECORDS: _KINDS,

@@ -70,6 +70,15 @@ class DaemonSettings(Section):
         "same home, on Kubernetes by a Lease and with the same `name`",
     )
     slots: int = Field(default=100, ge=1, description="how many runs may be under way at once")
+    cap_clusters: int | None = Field(default=None, ge=1, description="how many clusters there may be")
+    cap_pods: int | None = Field(default=None, ge=1, description="how many pods (local: processes) clusters may have")
+    cap_cpu: float | None = Field(default=None, gt=0, description="how many CPUs they may ask for")
+    cap_gpu: int | None = Field(default=None, ge=0, description="how many GPUs they may ask for")
+    group_cap_runs: int | None = Field(default=None, ge=1, description="how many runs of one flow may be under way")
+    group_cap_clusters: int | None = Field(default=None, ge=1, description="how many clusters one flow may have")
+    group_cap_pods: int | None = Field(default=None, ge=1, description="how many pods they may have")
+    group_cap_cpu: float | None = Field(default=None, gt=0, description="how many CPUs they may ask for")
+    group_cap_gpu: int | None = Field(default=None, ge=0, description="how many GPUs they may ask for")
     poll_interval_s: float = Field(default=2.0, gt=0, description="how often to ask for due runs")
     poll_ahead_s: float = Field(default=10.0, ge=0, description="how far ahead runs are seen")
     claim_ahead_s: float = Field(default=2.0, ge=0, description="how long before its time a run may be claimed")
@@ -80,6 +89,12 @@ class DaemonSettings(Section):
     heartbeat_interval_s: float = Field(default=30.0, gt=0)
     events: bool = Field(default=True, description="listen to Prefect's event stream to start runs at once")
     cluster_timeout_s: float = Field(default=300.0, gt=0, description="how long a cluster may take to be ready")
+    infrastructure_retries: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="how often a run is tried again when the infrastructure fails before its code begins",
+    )
     idle_timeout_s: float = Field(default=300.0, ge=0, description="how long a cluster without runs is kept")
     cancel_grace_s: float = Field(default=8.0, ge=0, description="from asking a run to end to killing it")
     driver_lost_s: float = Field(default=5.0, ge=0, description="how long a driver whose process lives may be silent")

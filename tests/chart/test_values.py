@@ -29,6 +29,7 @@ _OPEN = (
     "securityContext",
     "requests",
     "limits",
+    "quota",
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
@@ -95,7 +96,7 @@ async def reconciled(at: Found, for_s: float) -> None:
     settings = PrefectSettings(api_url="http://prefect.test/api")
     async with prefect(settings, "pool", transport=httpx.ASGITransport(at.fake)) as api:
         await api.ensure_pool()
-        reconcile = Reconcile(api, at, at, at.slots, Teller(api), at, at.resume, at.wake, "us")
+        reconcile = Reconcile(api, at, at, at.slots, Teller(api, Again(api, 3)), at, at.resume, at.wake, "us")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(for_s):
                 await reconcile.run()

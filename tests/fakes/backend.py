@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.clusters import Ask, Found
+from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
 from flowgroup.model.orders import (
@@ -180,6 +180,7 @@ class FakeBackend:
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
     drivers: dict[ClusterName, FakeDriver] = field(default_factory=dict)
     dead: dict[ClusterName, str] = field(default_factory=dict)
+    fates: dict[ClusterName, Fate] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
     scaled: list[tuple[ClusterName, str, int, tuple[str, ...]]] = field(default_factory=list)
@@ -189,6 +190,9 @@ class FakeBackend:
 
     def gpus(self, spec: ClusterSpec) -> dict[str, int]:
         return {}
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers, cpu=1.0 + spec.workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         await self._step("find")
@@ -247,6 +251,9 @@ class FakeBackend:
 
     async def look(self, name: ClusterName) -> str | None:
         return self.dead.get(name) if name in self.clusters else "it is not there"
+
+    async def fate(self, name: ClusterName) -> Fate:
+        return self.fates.get(name, "may-pass")
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.view import View
 from flowgroup.errors import Transient
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Remark, Status
 from flowgroup.model.spec import ClusterSpec
@@ -30,7 +30,11 @@ class Boots:
     is_unseen: bool = False
     told: tuple[Remark, ...] = ()
     python: str | None = None
+    fates: dict[ClusterName, Fate] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers, cpu=1.0 + spec.workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         if self.fails:
@@ -77,6 +81,9 @@ class Boots:
         if self.is_unseen:
             raise Transient("the backend is away")
         return self.dead.get(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        return self.fates.get(name, "certain")
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)

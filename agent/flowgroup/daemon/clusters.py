@@ -19,7 +19,7 @@ from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.metrics import CLUSTER_START, CLUSTERS, CLUSTERS_MADE, PREWARMS
-from flowgroup.model.clusters import Found, Kept
+from flowgroup.model.clusters import Fate, Found, Kept, Takes
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
@@ -43,6 +43,10 @@ class Backend(Protocol):
     @property
     def python(self) -> str | None: ...
 
+    def takes(self, spec: ClusterSpec) -> Takes:
+        """What a cluster of this spec takes at most. Raises Refused for what there is not."""
+        ...
+
     async def find(self) -> list[Found]:
         """Every cluster of this pool, alive or dead."""
         ...
@@ -61,6 +65,10 @@ class Backend(Protocol):
 
     async def why_never(self, name: ClusterName) -> str | None:
         """Of a cluster that is not ready: None while it may become so; else why it never will. As cheap as `look`."""
+        ...
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """Of a cluster of which `look` or `why_never` says something: what it means for another try. Never raises."""
         ...
 
     async def why_waiting(self, name: ClusterName) -> str | None:
@@ -87,11 +95,16 @@ class Drivers(Protocol):
 
 
 class ClusterFailed(Permanent):
-    """The cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said."""
+    """
+    This cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said.
 
-    def __init__(self, message: str, start_log: tuple[str, ...] = ()) -> None:
+    `may_pass`: another cluster in its place may well be.
+    """
+
+    def __init__(self, message: str, start_log: tuple[str, ...] = (), *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.start_log = start_log
+        self.may_pass = may_pass
 
 
 @dataclass(slots=True)
@@ -125,7 +138,7 @@ class Clusters:
         on_free: Callable[[], None] = lambda: None,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free."""
+        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free, or a cluster gone."""
         self._backend = backend
         self._drivers = drivers
         self._idle_timeout_s = idle_timeout_s
@@ -177,6 +190,10 @@ class Clusters:
         except FlowgroupError as exc:
             log.get().warning("cluster_not_seen", cluster=name, reason=str(exc))
             return None
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """What it means for another try that a cluster is dead."""
+        return "may-pass" if self.secret_of(name) is None else await self._backend.fate(name)
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that is not ready waits for, for a run's message; None if that is not known or not known soon."""
@@ -343,7 +360,8 @@ class Clusters:
             if view.is_connected and status and status.trouble:
                 raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}", status.start_log)
             if reason := await self._backend.why_never(found.name):  # its driver may be there without a scheduler
-                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
+                may_pass = await self._backend.fate(found.name) != "certain"
+                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}", may_pass=may_pass)
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await changed.wait()
@@ -364,6 +382,16 @@ class Clusters:
         """Clusters that nobody needs, and has not needed for their idle time."""
         now = asyncio.get_running_loop().time()
         return [name for name, cluster in self._clusters.items() if _is_idle(cluster, now)]
+
+    def unneeded(self) -> list[ClusterName]:
+        """Clusters that nobody needs now, though their idle time may not be over; the longest idle first."""
+        free = {name: cluster for name, cluster in self._clusters.items() if _is_unneeded(cluster)}
+        return sorted(free, key=lambda name: free[name].idle_since)
+
+    def give_up(self, name: ClusterName) -> None:
+        """The cluster goes now, unless somebody comes to need it before."""
+        self._cluster(name).idle_timeout_s = 0.0
+        self._on_free()
 
     async def delete_if_idle(self, name: ClusterName) -> None:
         """Delete the cluster, unless somebody has come to need it meanwhile."""
@@ -395,6 +423,7 @@ class Clusters:
         cluster.found, cluster.remarks, cluster.is_draining = None, None, False
         cluster.may_exist = False
         self.phases()
+        self._on_turn()  # there is room for another
 
     def _cluster(self, name: ClusterName) -> _Cluster:
         if name not in self._clusters:
@@ -416,6 +445,10 @@ def _is_idle(cluster: _Cluster, now: float) -> bool:
     if cluster.is_draining:
         return True
     return not cluster.expected and now - cluster.idle_since >= cluster.idle_timeout_s
+
+
+def _is_unneeded(cluster: _Cluster) -> bool:
+    return cluster.found is not None and not (cluster.leases or cluster.expected or cluster.turn)
 
 
 def _kept(cluster: _Cluster, found: Found, now: float) -> Kept:

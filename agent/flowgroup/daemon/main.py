@@ -22,12 +22,16 @@ from flowgroup.daemon import asked as asked_room
 from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import losses as losses_room
 from flowgroup.daemon import scale as scale_room
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
+from flowgroup.daemon.caps import Caps, Limits
+from flowgroup.daemon.claims import Claims
 from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.costs import Costs, Named
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
+from flowgroup.daemon.held import Held
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
@@ -62,7 +66,7 @@ from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl, RelayControls
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.health import Health, serve
-from flowgroup.metrics import CLUSTERS, LEADING, LOOP_BLOCKED, LOOP_LAG, WORKERS
+from flowgroup.metrics import CLUSTERS, LEADING, LOOP_BLOCKED, LOOP_LAG, RUNS_HELD, WORKERS
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import RelayName, digest
 from flowgroup.model.spec import ClusterSpec
@@ -165,7 +169,7 @@ async def take_turns(
                         lost, _lead(_Place(settings, api, backend, folder, seat.fence), health, port, stop), name="lead"
                     )
             LEADING.set(0)
-            for level in (CLUSTERS, WORKERS):  # the next leader shows them
+            for level in (CLUSTERS, WORKERS, RUNS_HELD):  # the next leader shows them
                 level.clear()
             health.forget_loops()
             health.pages.clear()
@@ -218,6 +222,8 @@ class _Parts:
     answers: Answers
     costs: Costs
     asks: asked_room.Backend
+    caps: Caps
+    held: Held
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -225,7 +231,7 @@ class _Parts:
 
 def _built(at: _Place, pool: Pool) -> _Parts:
     settings, api, backend, folder = at.settings, at.api, at.backend, at.folder
-    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
+    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), _teller(settings, api)
     slots = Slots(daemon.slots, on_free=bells.poll.nudge)
     drivers = Drivers(on_change=bells.reconcile.ring, fence=at.fence)
     clusters = Clusters(
@@ -240,12 +246,16 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     relays = _relays(at, known_as)
     attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
+    caps, claims = Caps(_limits(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
+    held = Held(api, claims, caps)
     journeys = Journeys(
         slots=slots,
+        caps=caps,
+        claims=claims,
         api=api,
         clusters=clusters,
         sender=Sender(clusters, attempts, drivers, Knowledge(api), Shelf(store), keys, ui_of(settings.prefect)),
-        watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
+        watch=Watch(drivers, clusters.look, clusters.fate, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,
         teller=teller,
@@ -273,9 +283,23 @@ def _built(at: _Place, pool: Pool) -> _Parts:
         answers,
         costs,
         backend,
+        caps,
+        held,
     )
     api.trust(parts.is_streamed)
     return parts
+
+
+def _limits(daemon: DaemonSettings) -> Limits:
+    """The pool's runs are the slots."""
+    told = {name: value for name, value in daemon.model_dump().items() if "cap_" in name and value is not None}
+    pool = {name.removeprefix("cap_"): value for name, value in told.items() if name.startswith("cap_")}
+    group = {name.removeprefix("group_cap_"): value for name, value in told.items() if name.startswith("group_cap_")}
+    return Limits(pool, group)
+
+
+def _teller(settings: Settings, api: Prefect) -> Teller:
+    return Teller(api, Again(api, settings.daemon.infrastructure_retries))
 
 
 def _relays(at: _Place, known_as: str) -> RelayControls:
@@ -318,6 +342,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
         moved=health.loop("poll", limit_s=_STUCK_S + daemon.poll_interval_s),
         first_done=health.ready,
         is_streamed=parts.is_streamed,
+        held=parts.held,
     )
     reconcile = Reconcile(
         api,
@@ -334,6 +359,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
     prewarm = Prewarm(
         api,
         parts.clusters,
+        parts.caps,
         parts.journeys.policy,
         Ahead(daemon.prewarm_s, daemon.prewarm_clusters, daemon.queues),
         lambda: parts.slots.held,

@@ -50,7 +50,7 @@ class Drivers(Protocol):
 
 
 class Teller(Protocol):
-    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None: ...
+    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> Outcome: ...
 
 
 class Attempts(Protocol):
@@ -195,7 +195,7 @@ class Reconcile:
                 await self.attempts.close(one.attempt)
 
 
-async def patiently(telling: Coroutine[Any, Any, None], moved: Callable[[], None]) -> None:
+async def patiently(telling: Coroutine[Any, Any, object], moved: Callable[[], None]) -> None:
     """Wait for what may last as long as an outage of the API, and move: to wait for somebody else is not to be stuck."""
     task = asyncio.create_task(telling, name="tell")
     try:

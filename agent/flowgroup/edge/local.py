@@ -23,7 +23,7 @@ from flowgroup.edge.oom import Cgroup, Counters
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.causes import said
-from flowgroup.model.clusters import Ask, Found
+from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -65,6 +65,11 @@ class Local:
     @property
     def _clusters(self) -> Path:
         return self.folder / "clusters"
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        """Processes, and of CPUs the workers' threads and one for each other process."""
+        workers, others = sum(group.most for group in spec.groups), 2 if spec.has_workers else 1
+        return Takes(pods=others + workers, cpu=others + workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         """Every cluster that has a folder, whether its processes live or not. What was only half made is removed."""
@@ -170,6 +175,10 @@ class Local:
     async def why_never(self, name: ClusterName) -> str | None:
         """Whatever keeps its driver from being ready is seen or said by that driver."""
         return await self.look(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """Why a process ended is not known here, and nobody takes a machine's processes away but a person."""
+        return "may-pass"
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""

@@ -5,7 +5,7 @@ Nothing here tries again: a call raises Transient, and whoever owns the loop doe
 claim whose answer was lost, which is read back.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.model.lines import ERROR, INFO, WARNING, line
 from flowgroup.model.runs import ClaimedRun, DueRun, Ended, NotClaimed
-from flowgroup.model.states import RunState, Saying, SeenRun, StateType, Stops
+from flowgroup.model.states import AWAITING_INFRASTRUCTURE, TERMINAL, RunState, Saying, SeenRun, StateType, Stops
 from flowgroup.model.variables import POOL_TYPE, base_job_template
 from flowgroup.settings import PrefectSettings
 
@@ -190,6 +190,20 @@ class Prefect(Remembered):
                 end = Ended(state.type, state.name, state.message or "", state.data)
         return end
 
+    async def lost_tries(self, run_id: RunId) -> list[str]:
+        """
+        What was said each time that the infrastructure failed and the run was to be tried again, oldest first.
+
+        A run that has ended or was paused since, and goes on because somebody wants it to, begins anew.
+        """
+        said: list[str] = []
+        for state in await self._history(run_id):
+            if state.type in TERMINAL or state.type == "PAUSED":
+                said = []
+            elif state.type == "SCHEDULED" and state.name == AWAITING_INFRASTRUCTURE:
+                said.append(state.message or "")
+        return said
+
     async def runs_in(self, *types: StateType) -> list[SeenRun]:
         """Every run of the pool that is in one of these states."""
         return await self._filtered({"state": {"type": {"any_": list(types)}}}, pool=True)
@@ -230,6 +244,12 @@ class Prefect(Remembered):
         await self._wire.call(
             "POST", "/logs/", [line(run_id, "flowgroup", _LEVELS[level], sayable(message), datetime.now(UTC))]
         )
+
+    async def write_logs(self, lines: Mapping[RunId, str]) -> None:
+        """A line in the own log of each of these runs, in one call."""
+        now = datetime.now(UTC)
+        told = [line(run_id, "flowgroup", INFO, sayable(text), now) for run_id, text in lines.items()]
+        await self._wire.call("POST", "/logs/", told)
 
     async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None:
         """Lines in the run's own log, in this order."""
@@ -334,4 +354,20 @@ def _claim_of(due: DueRun, attempt: AttemptId, answer: SetStateAnswer) -> Claime
         raise Permanent(f"the API accepted the claim of run {due.id}, but shows another state: {state}")
     if answer.status == "WAIT" and answer.details.delay_seconds is not None:
         return NotClaimed(answer.details.reason or "too early", min(answer.details.delay_seconds, 300.0))
-    return NotClaimed(answer.details.reason or f"{answer.status}, {state and state.name}", _REFUSED_DELAY_S)
+    reason = answer.details.reason or f"{answer.status}, {state and state.name}"
+    return NotClaimed(
+        reason, _put_off_s(answer.state), is_limit=bool(state and state.name == "AwaitingConcurrencySlot")
+    )
+
+
+def _put_off_s(state: State | None) -> float:
+    """For how long the API has put the run off, by its own clock."""
+    at = state.state_details.scheduled_time if state and state.type == "SCHEDULED" else None
+    if (
+        state is None
+        or at is None
+        or state.timestamp is None
+        or (at.tzinfo is None) != (state.timestamp.tzinfo is None)
+    ):
+        return _REFUSED_DELAY_S
+    return max(_REFUSED_DELAY_S, (at - state.timestamp).total_seconds())

@@ -1,12 +1,18 @@
 """What a backend says about a cluster that exists, what the daemon keeps it for, and what an operator asked of it."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.spec import ClusterSpec
+
+Fate = Literal["taken", "may-pass", "certain"]
+"""
+Why a cluster is dead, as to another try: its place was taken from it (evicted, preempted, a node lost), another try may
+succeed, or it would end the same way.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +22,20 @@ class Found:
     name: ClusterName
     spec: ClusterSpec
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a cluster takes at most, with all workers that it may grow to: pods (or processes), CPUs and GPUs asked for."""
+
+    clusters: int = 1
+    pods: int = 0
+    cpu: float = 0.0
+    gpu: float = 0.0
+
+    def told(self) -> dict[str, float]:
+        """By name."""
+        return {"clusters": self.clusters, "pods": self.pods, "cpu": self.cpu, "gpu": self.gpu}
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,25 @@ class JobVariables(BaseModel):
     memory_limit_bytes: int | None = Field(
         default=None, ge=1, title="Memory limit of a run", description="A run above it is ended."
     )
+    infrastructure_retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        title="Retries of the infrastructure",
+        description="How often a run is tried again when the infrastructure fails before the flow's code begins. "
+        "The flow's own retries are apart from these. Empty: the agent decides.",
+    )
+    retry_evicted: bool = Field(
+        default=False,
+        title="Begin again after an eviction",
+        description="A run whose node or pod is taken away under its code begins again, as one of these retries.",
+    )
+    skip_if_late_s: float | None = Field(
+        default=None,
+        ge=0,
+        title="Skip if late",
+        description="A run that could start only so many seconds after its scheduled time is not run.",
+    )
     bundle: BundleRef | None = Field(
         default=None, title="Bundle", description="Written by flowgroup.deploy: the flow as it was packed."
     )

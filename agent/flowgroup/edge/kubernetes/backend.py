@@ -10,11 +10,10 @@ import hmac
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flowgroup import log
-from flowgroup.edge.kubernetes import diagnose, images, lease, manifests, network, removal, scaling, seen
+from flowgroup.edge.kubernetes import diagnose, fate, images, lease, manifests, network, removal, scaling, seen
 from flowgroup.edge.kubernetes.absent import Absent
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
@@ -27,6 +26,7 @@ from flowgroup.edge.kubernetes.client import (
     Kind,
     NotThere,
 )
+from flowgroup.edge.kubernetes.control_key import key_in
 from flowgroup.edge.kubernetes.crew import Crew
 from flowgroup.edge.kubernetes.level import Level, Levels
 from flowgroup.edge.kubernetes.manifests import selector
@@ -43,9 +43,10 @@ from flowgroup.edge.kubernetes.pods import SPEC_KEY
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.edge.kubernetes.takes import takes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.model.causes import said
-from flowgroup.model.clusters import Ask, Found
+from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -99,6 +100,9 @@ class Kubernetes:
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return takes(spec, self.ground)
 
     # Found
 
@@ -239,6 +243,13 @@ class Kubernetes:
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name) or await self._crew.why_none(name)
 
+    async def fate(self, name: ClusterName) -> Fate:
+        try:
+            level = await self._levels.now()
+        except FlowgroupError:
+            return "may-pass"
+        return "certain" if await self._crew.why_none(name) else fate.of_cluster(name, level)
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What the cluster waits for if it waits: the reason for a run's message. Not for every second. Never raises."""
         try:
@@ -367,6 +378,7 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
     for name, value in needed.items():
         if not value:
             raise Refused(f"{name} is not set, and the kubernetes backend needs it")
+    assert settings.relay.control_key_file
     ground = Ground(
         pool=settings.daemon.pool or "",
         namespace=client.namespace,
@@ -375,15 +387,4 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
         driver_env=environment_for_pods(settings.driver),
         scale_idle_s=settings.driver.scale_idle_s,
     )
-    return Kubernetes(client, ground, _key_in(settings.relay.control_key_file))
-
-
-def _key_in(file: Path | None) -> str:
-    assert file is not None
-    try:
-        key = file.read_text().strip()
-    except OSError as exc:
-        raise Refused(f"cannot read {file} (FLOWGROUP_RELAY_CONTROL_KEY_FILE): {exc}") from exc
-    if not key:
-        raise Refused(f"{file} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) is empty")
-    return key
+    return Kubernetes(client, ground, key_in(settings.relay.control_key_file))

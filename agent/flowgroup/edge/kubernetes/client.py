@@ -16,7 +16,7 @@ import httpx
 from flowgroup.edge.fence import Fence
 from flowgroup.edge.kubernetes.access import Access
 from flowgroup.edge.kubernetes.rules import refused
-from flowgroup.errors import Permanent, Transient
+from flowgroup.errors import NoRoom, Permanent, Transient
 from flowgroup.metrics import KUBERNETES_REQUESTS, KUBERNETES_SECONDS, code_class
 from flowgroup.model.causes import code_of, said
 from flowgroup.model.parts import Json, mapping, mappings
@@ -278,7 +278,7 @@ def _forbidden(whole: str, words: str, namespace: str) -> Exception:
         facts = {"verb": missing["verb"], "resource": missing["resource"], "group": group, "namespace": namespace}
         return Forbidden(said("forbidden", **facts))
     is_quota = code_of(whole) == "quota"  # what somebody else's pods take may be free later
-    return Transient(whole) if is_quota else Permanent(whole)
+    return NoRoom(whole) if is_quota else Permanent(whole)
 
 
 def _with_remedy(code: int, whole: str, what: str, status: Json) -> str:
