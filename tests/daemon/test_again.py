@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flowgroup.daemon.again import failure, verdict
-from flowgroup.daemon.clusters import ClusterFailed
+from flowgroup.daemon.cluster import ClusterFailed
 from flowgroup.errors import FlowgroupError, NoRoom, Permanent, Transient
 from flowgroup.model.runs import Crashed, DueRun, GivenBack, Lost, Outcome
 from tests.fakes.prefect_api import FakePrefect

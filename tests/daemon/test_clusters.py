@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flowgroup.daemon.clusters import ClusterFailed, Clusters
+from flowgroup.daemon.cluster import ClusterFailed
+from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.wake import Wake

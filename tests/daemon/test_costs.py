@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from flowgroup import metrics
-from flowgroup.daemon.clusters import Phase
+from flowgroup.daemon.cluster import Phase
 from flowgroup.daemon.costs import OTHER, Costs, Named
 from flowgroup.daemon.view import Line, View
 from flowgroup.edge.kubernetes.sizes import Size, Sizes

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flowgroup import log
 from flowgroup.daemon import plan as plan_room
-from flowgroup.daemon.clusters import ClusterFailed
+from flowgroup.daemon.cluster import ClusterFailed
 from flowgroup.daemon.plan import variables_of
 from flowgroup.errors import FlowgroupError, NoRoom, Permanent, Transient
 from flowgroup.metrics import INFRASTRUCTURE_RETRIES

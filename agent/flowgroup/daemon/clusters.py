@@ -10,14 +10,14 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 from flowgroup import log
+from flowgroup.daemon.cluster import Cluster, ClusterFailed, Phase
 from flowgroup.daemon.points import reached
 from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
-from flowgroup.errors import FlowgroupError, Permanent
+from flowgroup.errors import FlowgroupError
 from flowgroup.metrics import CLUSTER_START, CLUSTERS, CLUSTERS_MADE, PREWARMS
 from flowgroup.model.clusters import Fate, Found, Kept, Takes
 from flowgroup.model.ids import ClusterName, RunId
@@ -28,9 +28,6 @@ _LOOK_EVERY_S = 1.0
 _BOOTS_REMEMBERED = 5
 _HALF_MADE_TIMEOUT_S = 10.0
 _WHY_TIMEOUT_S = 5.0
-
-Phase = Literal["starting", "busy", "prewarmed", "idle"]
-"""Not ready yet; with runs; kept for one that comes soon; kept for its idle time."""
 
 
 class Backend(Protocol):
@@ -94,40 +91,6 @@ class Drivers(Protocol):
     def shut_down(self, cluster: ClusterName) -> None: ...
 
 
-class ClusterFailed(Permanent):
-    """
-    This cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said.
-
-    `may_pass`: another cluster in its place may well be.
-    """
-
-    def __init__(self, message: str, start_log: tuple[str, ...] = (), *, may_pass: bool = False) -> None:
-        super().__init__(message)
-        self.start_log = start_log
-        self.may_pass = may_pass
-
-
-@dataclass(slots=True)
-class _Cluster:
-    """
-    One name: the cluster that exists under it, if any, and who needs it. `idle_since` is of the event loop's clock.
-
-    `may_exist`: it was to be made, and the backend has not said that it is, or that it is gone.
-    """
-
-    found: Found | None = None
-    may_exist: bool = False
-    leases: set[RunId] = field(default_factory=set)
-    expected: dict[RunId, asyncio.Event] = field(default_factory=dict)
-    turn: RunId | None = None
-    is_turn_wanted: bool = False
-    idle_since: float = 0.0
-    idle_timeout_s: float = 0.0
-    is_draining: bool = False
-    remarks: tuple[Remark, ...] | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Clusters:
     def __init__(
         self,
@@ -144,7 +107,7 @@ class Clusters:
         self._idle_timeout_s = idle_timeout_s
         self._on_free = on_free
         self._on_turn = on_turn
-        self._clusters: dict[ClusterName, _Cluster] = {}
+        self._clusters: dict[ClusterName, Cluster] = {}
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
 
     async def adopt(self) -> None:
@@ -170,7 +133,11 @@ class Clusters:
 
     def phases(self) -> dict[ClusterName, Phase]:
         """How the clusters that exist are used now; told in the metrics too."""
-        there = {name: self._phase(name, cluster) for name, cluster in self._clusters.items() if cluster.found}
+        there = {
+            name: cluster.phase(is_ready=self.is_ready(name))
+            for name, cluster in self._clusters.items()
+            if cluster.found
+        }
         now = Counter(there.values())
         for phase in get_args(Phase):
             CLUSTERS.labels(phase).set(now[phase])
@@ -179,7 +146,7 @@ class Clusters:
     def kept(self) -> list[Kept]:
         """The clusters that exist, with all that they live for."""
         now = asyncio.get_running_loop().time()
-        return [_kept(cluster, cluster.found, now) for cluster in self._clusters.values() if cluster.found]
+        return [kept for cluster in self._clusters.values() if (kept := cluster.kept(now))]
 
     async def look(self, name: ClusterName) -> str | None:
         """Why its processes are dead; None while they live, and while nobody can see: what is not known must end no run."""
@@ -336,7 +303,7 @@ class Clusters:
         view = self._drivers.view(name)
         return view.is_connected and view.status is not None and view.status.ready
 
-    async def _make(self, cluster: _Cluster, spec: ClusterSpec) -> None:
+    async def _make(self, cluster: Cluster, spec: ClusterSpec) -> None:
         log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
         reached("making")
         cluster.may_exist = True
@@ -381,11 +348,11 @@ class Clusters:
     def idle(self) -> list[ClusterName]:
         """Clusters that nobody needs, and has not needed for their idle time."""
         now = asyncio.get_running_loop().time()
-        return [name for name, cluster in self._clusters.items() if _is_idle(cluster, now)]
+        return [name for name, cluster in self._clusters.items() if cluster.is_idle(now)]
 
     def unneeded(self) -> list[ClusterName]:
         """Clusters that nobody needs now, though their idle time may not be over; the longest idle first."""
-        free = {name: cluster for name, cluster in self._clusters.items() if _is_unneeded(cluster)}
+        free = {name: cluster for name, cluster in self._clusters.items() if cluster.is_unneeded}
         return sorted(free, key=lambda name: free[name].idle_since)
 
     def give_up(self, name: ClusterName) -> None:
@@ -397,25 +364,17 @@ class Clusters:
         """Delete the cluster, unless somebody has come to need it meanwhile."""
         cluster = self._cluster(name)
         async with cluster.lock:
-            if _is_idle(cluster, asyncio.get_running_loop().time()):
+            if cluster.is_idle(asyncio.get_running_loop().time()):
                 log.get().info("cluster_idle", cluster=name, idle_timeout_s=cluster.idle_timeout_s)
                 await self._delete(cluster, name)
                 self._freed(name)  # what waited while it was drained
         self._forget_if_nothing(name)
 
     def _forget_if_nothing(self, name: ClusterName) -> None:
-        cluster = self._cluster(name)
-        if not (
-            cluster.found
-            or cluster.may_exist
-            or cluster.leases
-            or cluster.expected
-            or cluster.turn
-            or cluster.lock.locked()
-        ):
+        if self._cluster(name).is_nothing:
             del self._clusters[name]
 
-    async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
+    async def _delete(self, cluster: Cluster, name: ClusterName) -> None:
         self._drivers.shut_down(name)
         reached("deleting")
         await self._backend.delete(name)
@@ -425,39 +384,8 @@ class Clusters:
         self.phases()
         self._on_turn()  # there is room for another
 
-    def _cluster(self, name: ClusterName) -> _Cluster:
+    def _cluster(self, name: ClusterName) -> Cluster:
         if name not in self._clusters:
             now = asyncio.get_running_loop().time()
-            self._clusters[name] = _Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
+            self._clusters[name] = Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
         return self._clusters[name]
-
-    def _phase(self, name: ClusterName, cluster: _Cluster) -> Phase:
-        if not self.is_ready(name):
-            return "starting"
-        if cluster.leases:
-            return "busy"
-        return "prewarmed" if cluster.expected else "idle"
-
-
-def _is_idle(cluster: _Cluster, now: float) -> bool:
-    if not (cluster.found or cluster.may_exist) or cluster.leases or cluster.turn:
-        return False
-    if cluster.is_draining:
-        return True
-    return not cluster.expected and now - cluster.idle_since >= cluster.idle_timeout_s
-
-
-def _is_unneeded(cluster: _Cluster) -> bool:
-    return cluster.found is not None and not (cluster.leases or cluster.expected or cluster.turn)
-
-
-def _kept(cluster: _Cluster, found: Found, now: float) -> Kept:
-    needed = cluster.leases or cluster.expected or cluster.turn
-    return Kept(
-        spec=found.spec,
-        leases=tuple(sorted(cluster.leases)),
-        expected=tuple(sorted(cluster.expected)),
-        is_draining=cluster.is_draining,
-        idle_s=0.0 if needed else now - cluster.idle_since,
-        idle_timeout_s=cluster.idle_timeout_s,
-    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Protocol, get_args
 
-from flowgroup.daemon.clusters import Phase
+from flowgroup.daemon.cluster import Phase
 from flowgroup.daemon.view import View
 from flowgroup.metrics import CLUSTER_SECONDS, CPU_SECONDS, GPU_SECONDS, MEMORY_SECONDS, WORKERS
 from flowgroup.model.ids import ClusterName

@@ -20,7 +20,7 @@ from flowgroup.daemon import plan as plan_room
 from flowgroup.daemon import waiting as waiting_room
 from flowgroup.daemon.again import failure
 from flowgroup.daemon.cancel import Asked, Cancels
-from flowgroup.daemon.clusters import ClusterFailed
+from flowgroup.daemon.cluster import ClusterFailed
 from flowgroup.daemon.late import too_late
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.plan import planned

@@ -7,13 +7,11 @@ second signal ends at once.
 """
 
 import asyncio
-import re
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
@@ -42,7 +40,7 @@ from flowgroup.daemon.owner import folder_of, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
-from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
+from flowgroup.daemon.process import Loops, announced, stopped_by_signals, ungrouped, until_stopped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.scale import Scale
@@ -54,6 +52,7 @@ from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.standing import Standing
 from flowgroup.daemon.teardown import tear_down
 from flowgroup.daemon.tell import Teller
+from flowgroup.daemon.there import clusters_there, made_again, pool_there, registered, worker_name
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
@@ -64,19 +63,16 @@ from flowgroup.edge.fence import Fence
 from flowgroup.edge.pools import Pool
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl, RelayControls
-from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.errors import Refused
 from flowgroup.health import Health, serve
 from flowgroup.metrics import CLUSTERS, LEADING, LOOP_BLOCKED, LOOP_LAG, RUNS_HELD, WORKERS
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import RelayName, digest
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.retry import pause_s, until
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 from flowgroup.watchdog import Seen, watched
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
-_GOODBYE_TIMEOUT_S = 3.0
-_SAID_AGAIN_S = 30.0
 
 
 class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, asked_room.Backend, Protocol):
@@ -190,19 +186,19 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     """Serve the pool until `stop` is set."""
     daemon, api = at.settings.daemon, at.api
     api.forget_cached()
-    pool = await unless(stop, _pool_there(api, at.settings.prefect.api_url), name="start")
+    pool = await unless(stop, pool_there(api, at.settings.prefect.api_url), name="start")
     parts = _built(at, pool)
-    await unless(stop, _clusters_there(parts.clusters), name="adopt")
+    await unless(stop, clusters_there(parts.clusters), name="adopt")
     async with (
         parts.drivers.serve(at.backend.listen, parts.clusters.secret_of),
         aclosing(parts.relays),
-        _registered(api, _worker_name(daemon, pool.name), at.fence) as worker,
+        registered(api, worker_name(daemon, pool.name), at.fence) as worker,
     ):
         health.pages["/flowgroup/status"] = _standing(parts, pool.name, worker, daemon, health).told
         with announced(at.folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
             with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
-                await _until_stopped(stop, _loops(parts, at.settings, api, worker, health))
+                await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
             log.get().info("daemon_stopping")
 
 
@@ -326,10 +322,7 @@ def _standing(parts: _Parts, pool: str, worker: str, daemon: DaemonSettings, hea
     )
 
 
-_Loops = dict[str, Coroutine[Any, Any, None]]
-
-
-def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health: Health) -> _Loops:
+def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health: Health) -> Loops:
     """Every loop of the daemon, by its name. None of them ends by itself."""
     daemon = settings.daemon
     rhythm = Rhythm(daemon.poll_interval_s, daemon.poll_ahead_s, daemon.claim_ahead_s, daemon.queues)
@@ -366,7 +359,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
         moved=health.loop("prewarm", limit_s=_STUCK_S),
     )
     events = parts.events
-    loops: _Loops = {
+    loops: Loops = {
         "attempts": parts.attempts.extend(health.loop("attempts", limit_s=_STUCK_S)),
         "reconcile": reconcile.run(),
         "poll": poll.run(),
@@ -387,7 +380,7 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
             worker,
             daemon.heartbeat_interval_s,
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
-            lambda: _made_again(api, events),
+            lambda: made_again(api, events),
         ),
     }
     if every_s := parts.clusters.renew_every_s:
@@ -399,80 +392,3 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
         channel = Channel(settings.prefect, api.pool, worker, daemon.heartbeat_interval_s)
         loops["teardown"] = tear_down(channel, parts.cancels, parts.attempts)
     return loops
-
-
-async def _until_stopped(stop: asyncio.Event, loops: _Loops) -> None:
-    """Run the loops until the flag is set. A loop that ends is an error, and an error in one ends all."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_endless(name, loop), name=name) for name, loop in loops.items()]
-        await stop.wait()
-        for task in tasks:
-            task.cancel()
-
-
-async def _endless(name: str, loop: Coroutine[Any, Any, None]) -> None:
-    await loop
-    raise RuntimeError(f"the loop {name!r} ended")
-
-
-async def _pool_there(api: Prefect, url: str | None) -> Pool:
-    """The pool, as soon as the API answers. Raises Permanent when it answers that it will not."""
-    tries, said_at = 0, 0.0
-    while True:
-        try:
-            return await api.ensure_pool()
-        except Transient as exc:
-            tries += 1
-            now = asyncio.get_running_loop().time()
-            if tries == 1 or now - said_at > _SAID_AGAIN_S:
-                said_at = now
-                log.get().warning("api_unreachable", PREFECT_API_URL=url, reason=str(exc), then="trying again")
-            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
-        except Refused:
-            raise
-        except Permanent as exc:
-            raise Refused(str(exc)) from exc
-
-
-async def _clusters_there(clusters: Clusters) -> None:
-    """
-    Take over what there is, as soon as the backend says it: without that every run that a driver has would look lost.
-
-    Raises Permanent when the backend answers that it will not.
-    """
-    tries = 0
-    while True:
-        try:
-            await clusters.adopt()
-        except Transient as exc:
-            tries += 1
-            if tries == 1:
-                log.get().warning("clusters_not_found_yet", reason=str(exc), then="trying again")
-            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
-        else:
-            return
-
-
-async def _made_again(api: Prefect, events: Events | None) -> None:
-    pool = await api.ensure_pool()
-    api.forget_cached()
-    if events is not None:
-        events.follow(pool.id)
-
-
-@asynccontextmanager
-async def _registered(api: Prefect, worker: str, fence: Fence) -> AsyncIterator[str]:
-    """Our worker's name. When we go in peace, it goes from Prefect's list too; it is also that of who stands by for us."""
-    yield worker
-    if not fence.is_open:
-        return
-    try:
-        async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
-            await until(lambda: api.remove_worker(worker), timeout_s=_GOODBYE_TIMEOUT_S)
-    except (FlowgroupError, TimeoutError) as exc:
-        log.get().warning("worker_not_removed", worker=worker, reason=str(exc))
-
-
-def _worker_name(daemon: DaemonSettings, pool: str) -> str:
-    """Prefect takes no / and no % in it."""
-    return re.sub(r"[/%]", "-", daemon.name or f"flowgroup {pool} {socket.gethostname()}")
