@@ -19,6 +19,7 @@ _LABELS = {
     "operation",
     "outcome",
     "phase",
+    "reason",
     "resource",
     "route",
     "stage",
