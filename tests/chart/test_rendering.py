@@ -86,7 +86,7 @@ def test_volumes_and_mounts_belong_together(made: list[Object]) -> None:
 
 
 def test_every_command_is_one_of_ours(made: list[Object]) -> None:
-    parser = cli._parser()
+    parser = cli.parser()
     for _, spec in pod_specs(made):
         for container in containers(spec):
             if "flowgroup-agent" in container["image"]:

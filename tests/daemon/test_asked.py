@@ -94,7 +94,7 @@ async def test_a_cluster_that_is_reset_ends_its_run_takes_no_other_and_the_next_
             before = world.turns
         await asyncio.sleep(5)
         assert world.backend.deleted == [SPEC.name]
-        assert world.turns == before + 1, "whoever waited for the drained cluster was not woken"
+        assert world.turns > before, "whoever waited for the drained cluster was not woken"
         assert turn(world, TWO)
         world.asked.clear()  # it was written on the cluster, and is gone with it
         await world.clusters.ready(SPEC)

@@ -42,6 +42,11 @@ def exported() -> set[str]:
     return set(_exported())
 
 
+def families() -> set[str]:
+    """The names of all metrics: of a histogram without what its samples have at their ends."""
+    return {family.name for registry in metrics.ROOMS.values() for family in registry.collect()}
+
+
 def _exported() -> Iterator[str]:
     more = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",), "gauge": ("",)}
     for registry in metrics.ROOMS.values():

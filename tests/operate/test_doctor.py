@@ -200,7 +200,8 @@ def test_the_rights_are_those_of_the_charts_role() -> None:
     for (group, resource), verbs in RIGHTS.items():
         said = f"apiGroups: [{group or chr(34) * 2}]\n    resources: [{resource}]\n    verbs: [{', '.join(verbs)}]"
         assert said in text
-    assert text.count("resources: [") == len(RIGHTS)
+    of_leases = text.count("resources: [leases]")  # which only daemons that stand by for each other need
+    assert text.count("resources: [") - of_leases == len(RIGHTS)
 
 
 async def test_what_stands_on_a_failed_check_is_not_blamed(local: World) -> None:

@@ -82,6 +82,6 @@ class Cluster:
             leases=tuple(sorted(self.leases)),
             expected=tuple(sorted(self.expected)),
             is_draining=self.is_draining,
-            idle_s=0.0 if needed else now - self.idle_since,
+            idle_s=0.0 if needed else max(0.0, now - self.idle_since),
             idle_timeout_s=self.idle_timeout_s,
         )

@@ -28,6 +28,7 @@ _LOOK_EVERY_S = 1.0
 _BOOTS_REMEMBERED = 5
 _HALF_MADE_TIMEOUT_S = 10.0
 _WHY_TIMEOUT_S = 5.0
+_BACK_S = 15.0  # as long as the reconcile waits for drivers: until then a cluster may have runs that nobody knows of
 
 
 class Backend(Protocol):
@@ -111,12 +112,13 @@ class Clusters:
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
 
     async def adopt(self) -> None:
-        """Take over what a former daemon left. The idle time of each begins now."""
+        """Take over what a former daemon left. The idle time of each begins now, but its driver has time to come back first."""
         for found in await self._backend.find():
             cluster = self._cluster(found.name)
             cluster.found = found
             if found.spec.mode == "per-run":
                 cluster.idle_timeout_s = 0.0
+            cluster.idle_since = asyncio.get_running_loop().time() + max(0.0, _BACK_S - cluster.idle_timeout_s)
         self.phases()
 
     def secret_of(self, name: ClusterName) -> str | None:
