@@ -314,10 +314,11 @@ async def test_nothing_is_made_for_a_run_whose_journey_is_over() -> None:
 async def test_clusters_made_ahead_count_and_wait_for_room_that_a_cap_leaves() -> None:
     async with warming(lately_s=3.0, limits=Limits(pool={"clusters": 1})) as at:
         first = at.fake.add_run(at.flow("one"), in_s=100.0)
-        at.fake.add_run(at.flow("two"), in_s=112.0)
+        at.fake.add_run(at.flow("two"), in_s=122.0)
         await asyncio.sleep(99)
         with at.journey(first):
-            await asyncio.sleep(5)  # it is time for the second one's by now
+            await asyncio.sleep(13)  # it is time for the second one's by now
             assert len(at.backend.made) - 1 == len(at.clusters.names()) == 1  # and the one of lately
-        await asyncio.sleep(7)
-        assert at.names() == {"two"}
+        async with asyncio.timeout(15):
+            while at.names() != {"two"}:
+                await asyncio.sleep(0.5)
