@@ -13,8 +13,10 @@ from tests.servers import prefect_server, s3_server
 # a new one that nobody closes.
 asyncio.set_event_loop(None)
 
-# pytest-xdist's workers ignore SIGINT, and what they start would, too: a test that presses Ctrl-C would wait for ever.
+# What ignores a signal hands that on to what it starts: pytest-xdist's workers SIGINT, `nohup` SIGHUP. A test that presses
+# Ctrl-C, or closes the terminal, would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # A run over its deployment's limit is looked at again after this time instead of 30 s.

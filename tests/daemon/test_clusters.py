@@ -263,6 +263,19 @@ async def test_a_cluster_that_was_made_without_our_knowing_is_found_by_the_next_
     assert backend.deleted == []
 
 
+async def test_nothing_is_kept_for_a_run_that_has_just_had_its_cluster() -> None:
+    clusters, backend, _ = made()
+    with clusters.lease(spec().name, ONE, 5.0):
+        await clusters.ready(spec())
+    with clusters.expect(spec().name, ONE, 300.0) as taken:
+        assert taken.is_set()
+        await reaping(clusters, 10)
+        assert backend.deleted == [spec().name]
+    await asyncio.sleep(60)  # it was given back, and comes again
+    with clusters.expect(spec().name, ONE, 300.0) as taken:
+        assert not taken.is_set()
+
+
 async def test_a_cluster_that_cannot_be_seen_is_not_dead() -> None:
     clusters, backend, _ = made()
     await clusters.ready(spec())

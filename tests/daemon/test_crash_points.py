@@ -17,9 +17,9 @@ from tests.fakes.clock import virtual
 from tests.fakes.scene import Scene, mortal
 
 BACK_S = 30.0
-_WAITED_FOR_S = 60.0
 _SEEDS = int(os.environ.get("FLOWGROUP_TEST_SEEDS", "100"))
 _ALONE = os.environ.get("FLOWGROUP_TEST_SEED")
+_FOUND = (122, 142, 218)  # these found faults
 
 
 async def story(seed: int) -> tuple[float, set[str]]:
@@ -67,8 +67,7 @@ async def judged(at: Scene) -> float:
     assert await at.until(at.is_over, 60.0), at.tale()
     assert at.begins() == dict.fromkeys(runs, 1), at.tale()
     assert {at.fake.runs[run]["state"]["type"] for run in runs} == {"COMPLETED"}, at.tale()
-    # A cluster that was made ahead of its run's time waits for it until a minute after, even if the run ended before it.
-    assert await at.until(lambda: not at.kept() and not at.backend.clusters, 60.0 + _WAITED_FOR_S), at.tale()
+    assert await at.until(lambda: not at.kept() and not at.backend.clusters, 60.0), at.tale()
     late_s = max(begun.at_s - max(started_s, at.due_s(begun.run)) for begun in at.ledger)
     assert late_s <= BACK_S, at.tale()
     return late_s
@@ -78,7 +77,7 @@ def test_a_killed_daemon_loses_no_run_and_runs_none_twice() -> None:
     died_at: set[str] = set()
     slowest_s = 0.0
     with mortal():
-        for seed in [int(_ALONE)] if _ALONE else range(_SEEDS):
+        for seed in [int(_ALONE)] if _ALONE else sorted({*range(_SEEDS), *_FOUND}):
             try:
                 with virtual(seed) as runner:
                     late_s, points = runner.run(story(seed))

@@ -175,9 +175,8 @@ async def test_no_trouble_after_the_claim_is_lost(stage: str, trouble: Exception
     async with line(world) as at:
         run = await due(at)
         await at.journeys.carry(run)
-        waited = (
-            ["PENDING"] if stage == "sent" and isinstance(trouble, Transient) else []
-        )  # and says meanwhile for what
+        is_said = stage == "sent" and isinstance(trouble, Transient)  # in the Pending state, while it is tried again
+        waited = ["PENDING"] if is_said else []
         assert world.fake.states(run.id) == ["SCHEDULED", "PENDING", *waited, state]
         assert said in world.fake.message(run.id)
         nothing_is_kept(at)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,20 @@ class Stack:
             check=False,
             timeout=120,
         )
+
+    def another_daemon(
+        self, *flags: str, module: Sequence[str] = ("flowgroup",), apart: bool = False
+    ) -> "subprocess.Popen[bytes]":
+        """A daemon with the same home and pool. `apart`: in a session of its own."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
+        with (self.home / "daemon.log").open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", *module, "start", "--pool", self.pool, *flags],
+                env={**clean, "PREFECT_API_URL": self.url, "FLOWGROUP_HOME": str(self.home)},
+                stdout=out,
+                stderr=out,
+                start_new_session=apart,
+            )
 
     def deploy(
         self, flow: str, name: str, *more: str, store: str | None = None, env: Mapping[str, str] | None = None

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,15 +26,7 @@ _BACK_S = 30.0
 
 def start_another(own: Stack, point: str | None) -> None:
     """A daemon in the place of the one that was killed; with a point it dies by itself when it comes there."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
-    room = ["tests.real.dying", point] if point else ["flowgroup"]
-    with (own.home / "daemon.log").open("ab") as out:
-        own.daemon = subprocess.Popen(
-            [sys.executable, "-m", *room, "start", "--pool", own.pool],
-            env={**clean, "PREFECT_API_URL": own.url, "FLOWGROUP_HOME": str(own.home)},
-            stdout=out,
-            stderr=out,
-        )
+    own.daemon = own.another_daemon(module=["tests.real.dying", point] if point else ["flowgroup"])
     wait_for(lambda: _serves(own) or own.daemon.poll() is not None, "the daemon serves", 120)
 
 

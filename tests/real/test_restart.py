@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,11 +41,7 @@ def kill_daemon(own: Stack) -> None:
 
 def start_daemon(own: Stack) -> None:
     """Another daemon in the place of the one that was killed."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
-    env = {**clean, "PREFECT_API_URL": own.url, "FLOWGROUP_HOME": str(own.home)}
-    command = [sys.executable, "-m", "flowgroup", "start", "--pool", own.pool]
-    with (own.home / "daemon.log").open("ab") as out:
-        own.daemon = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+    own.daemon = own.another_daemon()
     wait_for((own.home / own.pool / "daemon.json").exists, "the daemon is up", 60)
 
 

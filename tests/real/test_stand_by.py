@@ -1,10 +1,8 @@
 """Two daemons of one machine with one home: the one that leads is killed, stopped or ended while runs are under way."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,17 +34,8 @@ def plain(own: Stack) -> str:
 @contextmanager
 def standing_by(own: Stack) -> "Iterator[subprocess.Popen[bytes]]":
     """Another daemon with the same home, which waits. It is ended at the end, whether it leads by then or not."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
-    env = {**clean, "PREFECT_API_URL": own.url, "FLOWGROUP_HOME": str(own.home)}
     before = len(own.events("standing_by"))
-    with (own.home / "daemon.log").open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flowgroup", "start", "--pool", own.pool, "--stand-by"],
-            env=env,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+    process = own.another_daemon("--stand-by", apart=True)
     try:
         wait_for(lambda: len(own.events("standing_by")) > before, "it stands by", 60)
         yield process

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from flowgroup import log
@@ -28,6 +29,7 @@ _LOOK_EVERY_S = 1.0
 _BOOTS_REMEMBERED = 5
 _HALF_MADE_TIMEOUT_S = 10.0
 _WHY_TIMEOUT_S = 5.0
+_SERVED_S = 60.0
 
 
 class Backend(Protocol):
@@ -128,6 +130,7 @@ class Clusters:
         self._on_free = on_free
         self._on_turn = on_turn
         self._clusters: dict[ClusterName, _Cluster] = {}
+        self._served: dict[RunId, float] = {}
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
 
     async def adopt(self) -> None:
@@ -225,6 +228,7 @@ class Clusters:
         finally:
             cluster.leases.discard(run_id)
             cluster.idle_since = asyncio.get_running_loop().time()
+            self._note_served(run_id, cluster.idle_since)
             self._freed(name)
             self._on_free()
 
@@ -233,11 +237,14 @@ class Clusters:
         """
         The cluster is kept during the block for a run that comes soon, which does not count as a run on it.
 
-        Yields an event which is set when the run has its own lease: from then on the block keeps nothing.
+        Yields an event which is set when the run has its own lease, or has had it: from then on the block keeps nothing.
         """
-        cluster = self._cluster(name)
-        taken = cluster.expected[run_id] = asyncio.Event()
-        cluster.idle_timeout_s = idle_timeout_s
+        cluster, taken = self._cluster(name), asyncio.Event()
+        if asyncio.get_running_loop().time() - self._served.get(run_id, -inf) < _SERVED_S:
+            taken.set()
+        else:
+            cluster.expected[run_id] = taken
+            cluster.idle_timeout_s = idle_timeout_s
         try:
             yield taken
         finally:
@@ -246,6 +253,10 @@ class Clusters:
                 PREWARMS.labels("unused").inc()
             self._forget_if_nothing(name)
             self._on_free()
+
+    def _note_served(self, run_id: RunId, now: float) -> None:
+        """A run may be over before its time. One that comes again, later, is expected again."""
+        self._served = {run: at for run, at in self._served.items() if now - at < _SERVED_S} | {run_id: now}
 
     def _freed(self, name: ClusterName) -> None:
         cluster = self._cluster(name)

@@ -164,6 +164,8 @@ class Prewarm:
     async def _keep(self, due: DueRun, plan: Placement) -> None:
         name = plan.spec.name
         with self.clusters.expect(name, due.id, plan.idle_timeout_s) as taken:
+            if taken.is_set():
+                return
             if name not in self.clusters.names():
                 log.get().info("cluster_prewarm", cluster=name, run=due.id, due_at=due.due_at.isoformat())
             try:

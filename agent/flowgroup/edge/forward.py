@@ -55,7 +55,11 @@ class TooLarge(Exception):
 
 
 def client(
-    *, at: Endpoint | None = None, verify: ssl.SSLContext | bool = True, keepalive_s: float = KEEPALIVE_S
+    *,
+    at: Endpoint | None = None,
+    verify: ssl.SSLContext | bool = True,
+    keepalive_s: float = KEEPALIVE_S,
+    through: httpx.AsyncBaseTransport | None = None,
 ) -> httpx.AsyncClient:
     """
     A client for calls that are passed on. It keeps no cookies, follows no redirects and adds no headers of
@@ -68,7 +72,7 @@ def client(
     if at is not None:
         made = httpx.AsyncClient(transport=transport(at), cookies=no_cookies, trust_env=False)
     else:
-        made = httpx.AsyncClient(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies)
+        made = httpx.AsyncClient(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies, transport=through)
     made.headers.clear()
     return made
 

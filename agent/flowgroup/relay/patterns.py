@@ -109,6 +109,7 @@ def _bad_lines(form: Any) -> Iterator[str]:
     for part in form:
         sample += _sample(part)
         yield (sample + sample[-1:] * WINDOW_CHARS)[:WINDOW_CHARS] + "\x01"
+        yield (sample * WINDOW_CHARS)[:WINDOW_CHARS] + "\x01"  # so that it may begin anywhere, and go on anywhere
     for char in (*_FILLING, *sorted(set(sample))[:20]):
         yield char * WINDOW_CHARS + "\x01"
 

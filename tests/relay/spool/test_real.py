@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
 import pytest
@@ -44,17 +43,11 @@ class Losing(httpx.AsyncHTTPTransport):
 async def a_spool(api: str, folder: Path, lost: int) -> AsyncIterator[tuple[Spool, Losing]]:
     secrets = Secrets(api_url=api, control_key=SecretStr("a-control-key-for-tests"))
     losing = Losing(lost)
-    through = mock.patch(
-        "flowgroup.relay.spool.spooling.forward.client", lambda **_: httpx.AsyncClient(transport=losing)
-    )
-    async with httpx.AsyncClient() as client:
-        with through:
-            made = spooling(RelaySettings(), Upstream(secrets, client, verify=None), folder)
-            spool = await made.__aenter__()
-        try:
-            yield spool, losing
-        finally:
-            await made.__aexit__(None, None, None)
+    async with (
+        httpx.AsyncClient() as client,
+        spooling(RelaySettings(), Upstream(secrets, client, verify=None), folder, through=losing) as spool,
+    ):
+        yield spool, losing
 
 
 async def _empty(spool: Spool) -> None:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from flowgroup import log, metrics
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
@@ -113,13 +115,19 @@ def _loss(run: str, lines: int) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def spooling(settings: RelaySettings, upstream: Upstream, folder: Path) -> AsyncIterator[Spool]:
-    """The spool in `folder`, delivering, until the end of the block. Raises Refused when the folder cannot be used."""
+async def spooling(
+    settings: RelaySettings, upstream: Upstream, folder: Path, *, through: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Spool]:
+    """
+    The spool in `folder`, delivering, until the end of the block; `through` a transport where one is given. Raises Refused
+    when the folder cannot be used.
+    """
     disk = Disk(folder, settings.spool_limit_bytes, settings.spool_reserve_bytes)
     log.get().info("spool_opened", at=str(folder), sqlite=sqlite3.sqlite_version, **_found(disk))
     writer = Writer(disk)
     pace = Pace(settings.requests_per_minute, settings.records_per_minute)
-    async with forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S) as client:
+    own = forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S, through=through)
+    async with own as client:
         spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s), pace)
         running = asyncio.create_task(_always(spool), name="spool")
         try:
