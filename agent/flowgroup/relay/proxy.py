@@ -145,7 +145,7 @@ class Proxy:
             return _counted("passed", await self._leases.renew(passed.attempt, passed.allow.path, passed.body))
         return await self._sent(request, passed)
 
-    async def _read(self, request: Request, attempt: OpenAttempt) -> "_Call | Response":
+    async def _read(self, request: Request, attempt: OpenAttempt) -> _Call | Response:
         """What is read of a call before it is judged. Raises BodyRefused."""
         until = time.monotonic() + self._settings.hold_s
         try:
@@ -160,7 +160,7 @@ class Proxy:
         body = await forward.read_body(request, limit_bytes=self._settings.max_body_bytes)
         return _Call(parts, found, body, until)
 
-    async def _judged(self, request: Request, attempt: OpenAttempt, call: "_Call") -> Passed | Response:
+    async def _judged(self, request: Request, attempt: OpenAttempt, call: _Call) -> Passed | Response:
         """What the list says. Raises Transient when the API has to be asked and is away."""
         try:
             parsed = await call.aside(named.parse, call.body) if call.found and call.found.rule.reads_body else None
