@@ -95,6 +95,7 @@ def test_an_environment_that_no_client_can_be_made_in_is_told(
     assert "its registry cannot be asked (" in caplog.text
 
 
+@pytest.mark.timed
 def test_a_deploy_does_not_wait_for_a_registry_that_does_not_answer(
     registries: Registries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

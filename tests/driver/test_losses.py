@@ -56,6 +56,7 @@ def test_it_is_asked_again_while_kubelet_has_not_said_yet(tmp_path: Path) -> Non
     assert daemon.asked == 3
 
 
+@pytest.mark.timed
 def test_a_daemon_that_says_nothing_is_not_waited_for_twice(tmp_path: Path) -> None:
     lost = Lost(lambda: None, tmp_path / "losses.json", patience_s=0.3)
     assert "[killed-worker]" in str(lost.explained(killed()))

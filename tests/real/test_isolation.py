@@ -91,6 +91,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("what", "with_", "within_s"),
     [

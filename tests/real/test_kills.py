@@ -18,7 +18,7 @@ import pytest
 from flowgroup.daemon.points import POINTS
 from tests.real.stack import FINAL, Stack, stack, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timed]
 _KILLS = int(os.environ.get("FLOWGROUP_TEST_KILLS", "6"))
 _RUNS = int(os.environ.get("FLOWGROUP_TEST_RUNS", "40"))
 _BACK_S = 30.0

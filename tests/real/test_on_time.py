@@ -6,7 +6,7 @@ import pytest
 
 from tests.real.stack import Stack, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timed]
 _AHEAD_S = 30.0
 _LATE_AT_MOST_S = 5.0  # so much only because tests share few cores with others
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.real.stack import Stack, stack, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timed]
 
 
 @pytest.fixture(scope="module")

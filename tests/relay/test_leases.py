@@ -46,6 +46,7 @@ def calls(on: Relay, path: str) -> list[Seen]:
     return [seen for seen in on.api.seen if seen.path == path]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "failure", [Failure(500), Failure(503), Failure(429), Failure(breaks_off=True), Failure(delay_s=3)]
 )

@@ -30,6 +30,7 @@ async def test_a_locked_database_is_asked_again_at_once(tmp_path: Path) -> None:
         assert len(on.api.seen) == 3
 
 
+@pytest.mark.timed
 async def test_nobody_is_held_for_long_when_the_api_does_not_answer(tmp_path: Path) -> None:
     async with relay(tmp_path, settings=RelaySettings(hold_s=0.3)) as on:
         on.api.failure = Failure(delay_s=2.0)

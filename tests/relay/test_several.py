@@ -98,6 +98,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts_room, "_EXTEND_EVERY_S", 0.2)
 
 
+@pytest.mark.timed
 async def test_a_killed_relay_comes_back_to_its_own_children_and_the_other_never_noticed(tmp_path: Path) -> None:
     async with fake_api() as api:
         relays = Relays(tmp_path / "relays", {"api_url": api.url})
