@@ -152,8 +152,8 @@ class RelaySettings(Section):
     requests_per_minute: float | None = Field(
         default=None,
         gt=0,
-        description="budget for the relay's own calls, those with logs and events; without limit if it is not said, which "
-        "is right for a server of one's own, while Prefect Cloud counts them",
+        description="budget for calls to the API by the relay, its own and those of runs, which wait when it is used up; "
+        "without limit if it is not said, which is right for a server of one's own, while Prefect Cloud counts them",
     )
     records_per_minute: float | None = Field(
         default=None, gt=0, description="budget for log lines and events together, which Prefect Cloud counts each"

@@ -124,7 +124,7 @@ async def _serve(
     health = Health()
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(forward.client(verify=verify or False))
-        upstream = Upstream(secrets, client, verify=verify)
+        upstream = Upstream(secrets, client, verify=verify, settings=settings.relay)
         spool = await stack.enter_async_context(spooling(settings.relay, upstream, folder))
         app = make_app(settings.relay, secrets, upstream, spool, health)
         config = server_config(app, finish_s=settings.relay.hold_s + _ANSWERED_WITHIN_S)
@@ -152,7 +152,7 @@ def make_app(
     )
     intake = Intake(owners, spool)
     proxy = Proxy(attempts, upstream, owners, intake, settings)
-    sockets = Sockets(attempts, upstream, owners, intake, settings)
+    sockets = Sockets(attempts, upstream, intake, settings)
     records = Records(attempts, intake)
     control = Control(attempts, settings, key)
     return Starlette(

@@ -17,10 +17,11 @@ from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.model.ids import RunId
 from flowgroup.model.lines import WARNING, line
+from flowgroup.relay.pace import Pace
 from flowgroup.relay.spool.delivery import Delivery
 from flowgroup.relay.spool.disk import Batch, Disk
-from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind, Row, Times, event_row, log_row
+from flowgroup.relay.spool.stream import Stream
 from flowgroup.relay.spool.upward import Upward
 from flowgroup.relay.spool.writer import Doing, Writer
 from flowgroup.relay.turns import in_between
@@ -125,16 +126,18 @@ async def spooling(
     disk = Disk(folder, settings.spool_limit_bytes, settings.spool_reserve_bytes)
     log.get().info("spool_opened", at=str(folder), sqlite=sqlite3.sqlite_version, **_found(disk))
     writer = Writer(disk)
-    pace = Pace(settings.requests_per_minute, settings.records_per_minute)
     own = forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S, through=through)
+    stream = Stream(upstream, settings.hold_s) if upstream.is_cloud else None
     async with own as client:
-        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s), pace)
+        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s, stream), upstream.pace)
         running = asyncio.create_task(_always(spool), name="spool")
         try:
             yield spool
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            if stream:
+                await stream.close()
             await writer.close()
 
 
