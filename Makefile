@@ -9,7 +9,7 @@ PEER := .venv-peer/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart docs cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -87,9 +87,19 @@ lock:  ## pin everything again (needs uv)
 	@printf 'prefect-kubernetes\nprefect>=3.8.8,<3.9\n' | $(COMPILE) --constraint requirements.lock - -o requirements/peer.lock
 	@printf 'dask-kubernetes\n' | $(COMPILE) --constraint requirements.lock - -o requirements/operator.lock
 
-chart:  ## the chart's README and deploy/flowgroup.yaml, made from the chart (needs helm)
+chart:  ## the chart's README and dashboard, deploy/flowgroup.yaml and deploy/monitoring.yaml, made from the chart (needs helm)
 	@$(BIN)/python helm/readme.py --write
+	@$(BIN)/python helm/dashboard.py --write
 	@deploy/render.sh >deploy/flowgroup.yaml.new && mv deploy/flowgroup.yaml.new deploy/flowgroup.yaml
+	@deploy/render.sh $(MONITORING) >deploy/monitoring.yaml.new && mv deploy/monitoring.yaml.new deploy/monitoring.yaml
+
+docs:  ## docs/metrics.md, made from the code
+	@$(BIN)/python -m flowgroup.dev.metrics --write docs/metrics.md
+
+MONITORING := -f deploy/monitoring-values.yaml --show-only templates/monitoring.yaml
+
+cli:  ## docs/cli.md, made from the parsers
+	@$(BIN)/python -c 'from flowgroup import cli; from flowgroup.operate.reference import page; print(page(cli.parser()), end="")' >docs/cli.md
 
 image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
 	@deploy/image.sh $(TAG)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flowgroup.daemon.clusters import ClusterFailed, Clusters
+from flowgroup.daemon.cluster import ClusterFailed
+from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.wake import Wake
@@ -24,10 +25,12 @@ def spec(**fields: object) -> ClusterSpec:
     return ClusterSpec.model_validate({"flow_id": FlowId("f"), "flow_name": "etl", "isolation": "pool", **fields})
 
 
-def made(boot_s: float = 3.0, **callbacks: Callable[[], None]) -> tuple[Clusters, Boots, Drivers]:
+def made(
+    boot_s: float = 3.0, *, idle_timeout_s: float = 60.0, **callbacks: Callable[[], None]
+) -> tuple[Clusters, Boots, Drivers]:
     drivers = Drivers()
     backend = Boots(drivers, boot_s)
-    return Clusters(backend, drivers, idle_timeout_s=60, **callbacks), backend, drivers
+    return Clusters(backend, drivers, idle_timeout_s=idle_timeout_s, **callbacks), backend, drivers
 
 
 async def test_first_runs_that_come_together_make_one_cluster() -> None:
@@ -172,6 +175,18 @@ async def test_a_left_over_cluster_without_runs_goes_after_the_idle_time() -> No
     assert backend.deleted == []
     await reaping(clusters, 10)
     assert backend.deleted == [spec().name]
+
+
+@pytest.mark.parametrize("mode", ["shared", "per-run"])
+async def test_a_left_over_cluster_stays_until_its_driver_could_have_said_what_it_carries(mode: str) -> None:
+    clusters, backend, _ = made(idle_timeout_s=0.5)
+    own = spec(mode=mode, run_id="one" if mode == "per-run" else None)
+    backend.clusters[own.name] = Found(own.name, own, "s")
+    await clusters.adopt()
+    await reaping(clusters, 14)
+    assert backend.deleted == []
+    await reaping(clusters, 3)
+    assert backend.deleted == [own.name]
 
 
 async def test_a_cluster_is_not_deleted_under_a_run_that_comes_at_the_same_time() -> None:

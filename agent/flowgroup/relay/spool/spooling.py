@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,8 +38,10 @@ _KEEPALIVE_S = 1.0
 class Spool:
     """`doing` carries out what is asked of `disk`, and nobody else does. Its tasks are `run`."""
 
-    def __init__(self, disk: Disk, doing: Doing, upward: Upward, pace: Pace) -> None:
-        self._doing = doing
+    def __init__(
+        self, disk: Disk, doing: Doing, upward: Upward, pace: Pace, moved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._doing, self._moved = doing, moved
         self._waiting = disk.waiting  # only looked at
         self._times = Times()
         for run, at in disk.times():
@@ -88,6 +90,7 @@ class Spool:
 
     async def _look_after(self) -> None:
         while True:
+            self._moved()
             with contextlib.suppress(Transient):  # the writer has said it
                 if await self._doing.do(_looked):
                     self._logs.something.set()
@@ -117,19 +120,25 @@ def _loss(run: str, lines: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def spooling(
-    settings: RelaySettings, upstream: Upstream, folder: Path, *, through: httpx.AsyncBaseTransport | None = None
+    settings: RelaySettings,
+    upstream: Upstream,
+    folder: Path,
+    moved: Callable[[], None] = lambda: None,
+    *,
+    through: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Spool]:
     """
-    The spool in `folder`, delivering, until the end of the block; `through` a transport where one is given. Raises Refused
-    when the folder cannot be used.
+    The spool in `folder`, delivering, until the end of the block; `moved` is called while its disk answers, `through` is a
+    transport where one is given. Raises Refused when the folder cannot be used.
     """
     disk = Disk(folder, settings.spool_limit_bytes, settings.spool_reserve_bytes)
+    metrics.RELAY_SPOOL_LIMIT.set(settings.spool_limit_bytes)
     log.get().info("spool_opened", at=str(folder), sqlite=sqlite3.sqlite_version, **_found(disk))
     writer = Writer(disk)
     own = forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S, through=through)
     stream = Stream(upstream, settings.hold_s) if upstream.is_cloud else None
     async with own as client:
-        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s, stream), upstream.pace)
+        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s, stream), upstream.pace, moved)
         running = asyncio.create_task(_always(spool), name="spool")
         try:
             yield spool
