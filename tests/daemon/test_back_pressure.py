@@ -76,6 +76,7 @@ async def test_300_runs_at_one_deployments_limit_hold_up_another_deployment_by_s
         other = world.fake.add_run(world.fake.add_deployment("two"))
         asked_at = seconds()
         await asyncio.sleep(10)
+        print(f"figure: begun {world.began[other] - asked_at:.1f} s after it was asked for, behind 300")
         assert world.began[other] - asked_at <= 5
         await asyncio.sleep(90)
         assert max(proposals(world.fake).values()) <= 1 + 120 / 30

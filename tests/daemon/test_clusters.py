@@ -177,18 +177,6 @@ async def test_a_left_over_cluster_without_runs_goes_after_the_idle_time() -> No
     assert backend.deleted == [spec().name]
 
 
-@pytest.mark.parametrize("mode", ["shared", "per-run"])
-async def test_a_left_over_cluster_stays_until_its_driver_could_have_said_what_it_carries(mode: str) -> None:
-    clusters, backend, _ = made(idle_timeout_s=0.5)
-    own = spec(mode=mode, run_id="one" if mode == "per-run" else None)
-    backend.clusters[own.name] = Found(own.name, own, "s")
-    await clusters.adopt()
-    await reaping(clusters, 14)
-    assert backend.deleted == []
-    await reaping(clusters, 3)
-    assert backend.deleted == [own.name]
-
-
 async def test_a_cluster_is_not_deleted_under_a_run_that_comes_at_the_same_time() -> None:
     clusters, backend, _ = made()
     with clusters.lease(spec().name, ONE, 0.0):

@@ -67,11 +67,16 @@ def _spoil(whole: list[Any], random: Random) -> None:
     if how == 0 and holder is not whole:
         del holder[key]
     elif how == 1 and isinstance(holder[key], dict):
-        holder[key][random.choice(("extra", "", "\ud800", "__class__", "type", "id"))] = random.choice(_JUNK)
+        holder[key][random.choice(("extra", "", "\ud800", "__class__", "type", "id"))] = _junk(random)
     elif how == 2 and isinstance(holder[key], list):
-        holder[key].insert(0, random.choice(_JUNK))
+        holder[key].insert(0, _junk(random))
     else:
-        holder[key] = random.choice(_JUNK)
+        holder[key] = _junk(random)
+
+
+def _junk(random: Random) -> Any:
+    """A copy: what is spoilt further must not come again in another case."""
+    return copy.deepcopy(random.choice(_JUNK))
 
 
 def _places(whole: list[Any]) -> list[tuple[Any, Any]]:

@@ -116,7 +116,7 @@ def _lives(pid: int) -> bool:
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_run_ends_in_time_with_all_that_it_started(scene: Scene, what: str, mode: str) -> None:
     one = scene.hostile[what, mode]
-    said = f"{what} in {mode}: Cancelled after {one.cancelled_s:.1f} s, processes gone after {one.gone_s:.1f} s"
+    said = f"figure: {what} in {mode}: Cancelled after {one.cancelled_s:.1f} s, processes gone after {one.gone_s:.1f} s"
     print(said)
     assert one.cancelled_s <= HARD_S, said
     assert one.gone_s <= HARD_S, f"{said}; {one.left()} live"

@@ -299,8 +299,9 @@ class Local:
         return None
 
     def _processes(self, place: Path) -> dict[str, Running]:
-        told = _json(place / "cluster.json").get("processes", {})
-        return {role: running for role, entry in told.items() if (running := _running(entry))}
+        told = _json(place / "cluster.json").get("processes")
+        entries = told.items() if isinstance(told, dict) else ()
+        return {role: running for role, entry in entries if (running := _running(entry))}
 
     def _read(self, place: Path) -> Found | None:
         try:
