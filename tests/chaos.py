@@ -222,8 +222,8 @@ def table(results: dict[str, dict[str, object]]) -> str:
     lines = [
         "# Faults, and what came of them",
         "",
-        f"Written by `make chaos`: {os.cpu_count()} cores, Python {sys.version.split()[0]}. What is not real is with fakes, most",
-        "of it in virtual time. Outages of the API on the wire have [a table of their own](outage.md).",
+        f"Written by `make chaos`: {os.cpu_count()} cores, Python {sys.version.split()[0]}. What is not real is with fakes,",
+        "most of it in virtual time. Outages of the API on the wire have [a table of their own](outage.md).",
         "",
         "| fault | must hold | parts | tests | failed | seconds | figures | measured |",
         "|---|---|---|---:|---:|---:|---|---|",

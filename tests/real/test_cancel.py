@@ -16,7 +16,7 @@ import pytest
 
 from tests.real.stack import Stack, stack, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timed]
 
 HARD_S, SOFT_S = 30.0, 5.0
 HOSTILE = ("deaf", "endless_c", "brood", "blocked", "hung_task", "frozen_worker")
