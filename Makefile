@@ -9,7 +9,7 @@ PEER := .venv-peer/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart docs cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -63,8 +63,8 @@ STOCK := tests/real/test_states.py tests/real/test_bad_runs.py tests/real/test_d
 test-stock: setup  ## tests on the whole stack again, without our changes to Prefect's engine
 	@FLOWGROUP_DRIVER_LEAN=false $(BIN)/python -m pytest $(STOCK) $(SIDE_BY_SIDE)
 
-chaos: setup  ## two daemons, and anything at any time, in virtual time: SEEDS=100 FIRST_SEED=1
-	@FLOWGROUP_CHAOS_SEEDS=$(or $(SEEDS),100) FLOWGROUP_CHAOS_FIRST_SEED=$(or $(FIRST_SEED),1) $(BIN)/python -m pytest tests/daemon/test_stand_by.py -v
+chaos: setup  ## every fault that can be made here, for a quarter of an hour: docs/chaos.md; some of it by CASES="kill* malformed"
+	@$(BIN)/python -m tests.chaos $(CASES)
 
 check: setup  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet agent tests
@@ -87,9 +87,19 @@ lock:  ## pin everything again (needs uv)
 	@printf 'prefect-kubernetes\nprefect>=3.8.8,<3.9\n' | $(COMPILE) --constraint requirements.lock - -o requirements/peer.lock
 	@printf 'dask-kubernetes\n' | $(COMPILE) --constraint requirements.lock - -o requirements/operator.lock
 
-chart:  ## the chart's README and deploy/flowgroup.yaml, made from the chart (needs helm)
+chart:  ## the chart's README and dashboard, deploy/flowgroup.yaml and deploy/monitoring.yaml, made from the chart (needs helm)
 	@$(BIN)/python helm/readme.py --write
+	@$(BIN)/python helm/dashboard.py --write
 	@deploy/render.sh >deploy/flowgroup.yaml.new && mv deploy/flowgroup.yaml.new deploy/flowgroup.yaml
+	@deploy/render.sh $(MONITORING) >deploy/monitoring.yaml.new && mv deploy/monitoring.yaml.new deploy/monitoring.yaml
+
+docs:  ## docs/metrics.md, made from the code
+	@$(BIN)/python -m flowgroup.dev.metrics --write docs/metrics.md
+
+MONITORING := -f deploy/monitoring-values.yaml --show-only templates/monitoring.yaml
+
+cli:  ## docs/cli.md, made from the parsers
+	@$(BIN)/python -c 'from flowgroup import cli; from flowgroup.operate.reference import page; print(page(cli.parser()), end="")' >docs/cli.md
 
 image:  ## both images, TAG=dev; with docker, podman or buildah, or with the test cluster's script that CLUSTER names
 	@deploy/image.sh $(TAG)

@@ -6,12 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.servers import prefect_server, s3_server
 
 # looptime asks for the current loop before every test, also before those that have none: let it get none, instead of
 # a new one that nobody closes.
 asyncio.set_event_loop(None)
+
+# Without it rich prints a traceback with all local variables: the whole daemon, for half a minute.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # What ignores a signal hands that on to what it starts: pytest-xdist's workers SIGINT, `nohup` SIGHUP. A test that presses
 # Ctrl-C, or closes the terminal, would wait for ever.

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from flowgroup import __version__
 from flowgroup.errors import FlowgroupError, Refused
+from flowgroup.operate.arguments import add_commands
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     command: Command = args.command
     try:
         status = command(args)
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """All commands; `docs/cli.md` is made from it."""
     parser = argparse.ArgumentParser(
         prog="flowgroup", description="Runs Prefect flows, each flow on a Dask cluster of its own."
     )
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _demo(commands.add_parser("demo", help="try everything once on this machine; leaves nothing behind"))
     _deploy(commands.add_parser("deploy", help="deploy a flow: path/to/file.py:flow"))
     _keys(commands.add_parser("keys", help="keys that sign and verify flows"))
+    add_commands(commands)
     _check(commands.add_parser("check", help="run a hello flow on a work pool, and say how it went"))
     _certs(commands.add_parser("certs", help="certificates and keys of an installation on Kubernetes"))
     _janitor(commands.add_parser("janitor", help="remove clusters on Kubernetes that no daemon keeps any more"))

@@ -3,6 +3,7 @@ Our errors. Catch the narrowest; let the rest end the room.
 
 * FlowgroupError
   x Transient    the same call may succeed later; whoever owns the loop tries again
+    x NoRoom     what others take has to become free first: to be waited for, and nobody's failure
   x Permanent    the same call will never succeed; somebody must change something
     x Refused    somebody's input is wrong: names the thing and the remedy
 """
@@ -18,6 +19,10 @@ class Transient(FlowgroupError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NoRoom(Transient):
+    """A quota is used up: what others take has to become free. It is no failure, however long it takes."""
 
 
 class Permanent(FlowgroupError):

@@ -5,25 +5,31 @@ Liveness never depends on anybody else: it says only that our own loops come rou
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from flowgroup import log
 from flowgroup.errors import Refused
-from flowgroup.metrics import exposition
+from flowgroup.metrics import CONTENT_TYPE, DAEMON, exposition
 
 _REQUEST_TIMEOUT_S = 5.0
 _MAX_REQUEST_BYTES = 8192
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PHRASES = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 @dataclass(slots=True)
 class Health:
-    """What the loops of this process have said about themselves."""
+    """What the loops of this process have said about themselves. `room` has the metrics of its own."""
 
     is_ready: bool = False
+    room: CollectorRegistry = DAEMON
+    pages: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
+    """More to be read, by path: each is answered as JSON, to whoever reaches the port, and so has no secrets."""
     _limits_s: dict[str, float] = field(default_factory=dict)
     _moved_at: dict[str, float] = field(default_factory=dict)
 
@@ -62,13 +68,17 @@ class Health:
             case "/readyz":
                 return (200, "text/plain", b"ok\n") if self.is_ready else (503, "text/plain", b"not ready yet\n")
             case "/metrics":
-                return 200, _METRICS_TYPE, exposition()
+                return 200, CONTENT_TYPE, exposition(self.room)
+            case _ if page := self.pages.get(path):
+                return 200, "application/json", json.dumps(page()).encode()
         return 404, "text/plain", b"there are /livez, /readyz and /metrics\n"
 
 
 @asynccontextmanager
-async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
-    """Answer during the block. Yields the port. Raises Refused when it is taken."""
+async def serve(
+    health: Health, host: str, port: int, *, settings: str = "FLOWGROUP_HEALTH_HOST, FLOWGROUP_HEALTH_PORT"
+) -> AsyncIterator[int]:
+    """Answer during the block. Yields the port. Raises Refused, naming the settings, when it is taken."""
     async with asyncio.TaskGroup() as answers:
 
         def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -77,9 +87,7 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         try:
             server = await asyncio.start_server(begin, host, port, limit=_MAX_REQUEST_BYTES)
         except OSError as exc:
-            raise Refused(
-                f"cannot listen on {host}:{port} (FLOWGROUP_HEALTH_HOST, FLOWGROUP_HEALTH_PORT): {exc}"
-            ) from exc
+            raise Refused(f"cannot listen on {host}:{port} ({settings}): {exc}") from exc
         try:
             yield server.sockets[0].getsockname()[1]
         finally:

@@ -70,6 +70,15 @@ class DaemonSettings(Section):
         "same home, on Kubernetes by a Lease and with the same `name`",
     )
     slots: int = Field(default=100, ge=1, description="how many runs may be under way at once")
+    cap_clusters: int | None = Field(default=None, ge=1, description="how many clusters there may be")
+    cap_pods: int | None = Field(default=None, ge=1, description="how many pods (local: processes) clusters may have")
+    cap_cpu: float | None = Field(default=None, gt=0, description="how many CPUs they may ask for")
+    cap_gpu: int | None = Field(default=None, ge=0, description="how many GPUs they may ask for")
+    group_cap_runs: int | None = Field(default=None, ge=1, description="how many runs of one flow may be under way")
+    group_cap_clusters: int | None = Field(default=None, ge=1, description="how many clusters one flow may have")
+    group_cap_pods: int | None = Field(default=None, ge=1, description="how many pods they may have")
+    group_cap_cpu: float | None = Field(default=None, gt=0, description="how many CPUs they may ask for")
+    group_cap_gpu: int | None = Field(default=None, ge=0, description="how many GPUs they may ask for")
     poll_interval_s: float = Field(default=2.0, gt=0, description="how often to ask for due runs")
     poll_ahead_s: float = Field(default=10.0, ge=0, description="how far ahead runs are seen")
     claim_ahead_s: float = Field(default=2.0, ge=0, description="how long before its time a run may be claimed")
@@ -80,6 +89,12 @@ class DaemonSettings(Section):
     heartbeat_interval_s: float = Field(default=30.0, gt=0)
     events: bool = Field(default=True, description="listen to Prefect's event stream to start runs at once")
     cluster_timeout_s: float = Field(default=300.0, gt=0, description="how long a cluster may take to be ready")
+    infrastructure_retries: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="how often a run is tried again when the infrastructure fails before its code begins",
+    )
     idle_timeout_s: float = Field(default=300.0, ge=0, description="how long a cluster without runs is kept")
     cancel_grace_s: float = Field(default=8.0, ge=0, description="from asking a run to end to killing it")
     driver_lost_s: float = Field(default=5.0, ge=0, description="how long a driver whose process lives may be silent")
@@ -87,6 +102,9 @@ class DaemonSettings(Section):
     health_host: str = "127.0.0.1"
     health_port: int = Field(
         default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one"
+    )
+    metrics_flow_groups: int = Field(
+        default=50, ge=0, description="how many flow groups have series of their own in metrics: those that cost most"
     )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
@@ -102,6 +120,10 @@ class RelaySettings(Section):
         default=8.0,
         gt=0,
         description="the longest that a call is held while the API is away; drivers wait 1.5 s longer for the relay",
+    )
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port of the relay's /metrics, without TLS or key; 0: a free one"
     )
     tls_cert: Path | None = Field(default=None, description="of a relay on TCP: its certificate and chain, a PEM file")
     tls_key: Path | None = Field(default=None, description="of a relay on TCP: its certificate's key, a PEM file")
@@ -152,8 +174,8 @@ class RelaySettings(Section):
     requests_per_minute: float | None = Field(
         default=None,
         gt=0,
-        description="budget for the relay's own calls, those with logs and events; without limit if it is not said, which "
-        "is right for a server of one's own, while Prefect Cloud counts them",
+        description="budget for calls to the API by the relay, its own and those of runs, which wait when it is used up; "
+        "without limit if it is not said, which is right for a server of one's own, while Prefect Cloud counts them",
     )
     records_per_minute: float | None = Field(
         default=None, gt=0, description="budget for log lines and events together, which Prefect Cloud counts each"

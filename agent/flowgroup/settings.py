@@ -164,6 +164,11 @@ def certificates() -> tuple[str | None, str | None]:
     return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
 
 
+def author(name: str) -> str | None:
+    """`FLOWGROUP_STORE` or `FLOWGROUP_SIGNING_KEY`, which authors' environments have (`client/author.py`)."""
+    return os.environ.get(f"FLOWGROUP_{name}")
+
+
 _SECRET_CHARS = 8
 _SECRET = re.compile(
     r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth_string|_dsn$", re.IGNORECASE
@@ -237,8 +242,12 @@ def _tables(path: str | None) -> dict[str, dict[str, Any]]:
         return {}
     try:
         tables = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise Refused(f"cannot read the settings file {path} (FLOWGROUP_CONFIG): {exc}") from exc
+    if plain := sorted(name for name, table in tables.items() if not isinstance(table, dict)):
+        raise Refused(
+            f"{path}: {plain[0]} stands in no table; there are [prefect], [daemon], [relay], [driver] and [kubernetes]"
+        )
     unknown = set(tables) - {"prefect", "daemon", "relay", "driver", "kubernetes"}
     if unknown:
         raise Refused(

@@ -2,11 +2,12 @@
 
 import pytest
 
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.tell import Teller
-from flowgroup.metrics import REGISTRY
+from flowgroup.metrics import DAEMON
 from flowgroup.model.causes import ROWS, said
 from flowgroup.model.ids import AttemptId, RunId
-from flowgroup.model.runs import Crashed, GivenBack, Outcome, Reported
+from flowgroup.model.runs import Crashed, GivenBack, Lost, Outcome, Reported
 
 
 class Elsewhere:
@@ -17,7 +18,7 @@ class Elsewhere:
 
 
 def counted(cause: str) -> float:
-    return REGISTRY.get_sample_value("flowgroup_runs_undone_total", {"cause": cause}) or 0.0
+    return DAEMON.get_sample_value("flowgroup_runs_undone_total", {"cause": cause}) or 0.0
 
 
 @pytest.mark.parametrize(
@@ -30,15 +31,16 @@ def counted(cause: str) -> float:
         ),
         (GivenBack(said("cluster-timeout", timeout_s=60.0, said=said("no-workers", name="c"))), "no-workers"),
         (Crashed("nobody knows"), "other"),
+        (Lost(said("driver-restarted", name="c")), "driver-restarted"),
     ],
 )
 async def test_a_run_that_crashed_or_was_given_back_counts_once(outcome: Outcome, cause: str) -> None:
     before = counted(cause)
-    await Teller(Elsewhere()).tell(RunId("r"), AttemptId("a"), outcome)  # type: ignore[arg-type]
+    await Teller(Elsewhere(), Again(Elsewhere(), 3)).tell(RunId("r"), AttemptId("a"), outcome)  # type: ignore[arg-type]
     assert counted(cause) == before + 1
 
 
 async def test_one_that_told_its_end_itself_does_not() -> None:
     before = {row.code: counted(row.code) for row in ROWS}
-    await Teller(Elsewhere()).tell(RunId("r"), AttemptId("a"), Reported())  # type: ignore[arg-type]
+    await Teller(Elsewhere(), Again(Elsewhere(), 3)).tell(RunId("r"), AttemptId("a"), Reported())  # type: ignore[arg-type]
     assert {row.code: counted(row.code) for row in ROWS} == before

@@ -1,5 +1,6 @@
 """What the chart renders to, for every values file of its `ci` folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,7 +86,7 @@ def test_volumes_and_mounts_belong_together(made: list[Object]) -> None:
 
 
 def test_every_command_is_one_of_ours(made: list[Object]) -> None:
-    parser = cli._parser()
+    parser = cli.parser()
     for _, spec in pod_specs(made):
         for container in containers(spec):
             if "flowgroup-agent" in container["image"]:
@@ -226,6 +227,43 @@ def test_a_service_monitor_is_made_when_it_is_wanted_and_finds_the_daemons() -> 
     found = [one for one in made if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()]
     assert len(found) == 3
     assert all("health" in [port["name"] for port in one["spec"]["ports"]] for one in found)
+
+
+def test_a_pod_monitor_finds_the_relays_at_a_port_that_only_who_may_read_metrics_reaches() -> None:
+    peer = "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"
+    made = objects("-f", _MINIMAL, "--set", f"metrics.podMonitor.enabled=true,relay.replicas=2,{peer}")
+    (monitor,) = [one for one in made if one["kind"] == "PodMonitor"]
+    (relay,) = _relays(made, "StatefulSet")
+    pod = relay["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (container,) = pod["spec"]["containers"]
+    (port,) = [one["containerPort"] for one in container["ports"] if one["name"] == endpoint["port"]]
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert given["FLOWGROUP_RELAY_METRICS_PORT"] == str(port) == "8080"
+    (policy,) = _relays(made, "NetworkPolicy")
+    reached = [rule["ports"][0]["port"] for rule in policy["spec"]["ingress"] if "prometheus" in str(rule["from"])]
+    assert reached == [port]
+
+
+def test_alerts_are_the_files_without_those_that_are_not_wanted() -> None:
+    assert not any(one["kind"] == "PrometheusRule" for one in objects("-f", _MINIMAL))
+    (rule,) = [one for one in objects("-f", _EVERYTHING) if one["kind"] == "PrometheusRule"]
+    wanted = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
+    found = {one["alert"]: one for group in rule["spec"]["groups"] for one in group["rules"]}
+    expected = {one["alert"]: one for group in wanted for one in group["rules"]}
+    del expected["FlowgroupSlotsExhausted"]
+    assert found.keys() == expected.keys()
+    for name, one in found.items():
+        assert one["expr"] == expected[name]["expr"]
+        assert one["annotations"]["runbook_url"] == f"https://wiki.example.com/flowgroup/{name}.md"
+        assert one["annotations"]["summary"] == expected[name]["annotations"]["summary"]
+
+
+def test_the_dashboard_is_in_a_config_map_that_grafana_finds() -> None:
+    (made,) = [one for one in objects("-f", _EVERYTHING) if "flowgroup.json" in one.get("data", {})]
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(made["data"]["flowgroup.json"]) == json.loads((CHART / "files" / "dashboard.json").read_text())
 
 
 def test_the_token_is_a_file_that_may_be_replaced_or_a_variable_where_that_is_wanted() -> None:

@@ -29,6 +29,7 @@ _OPEN = (
     "securityContext",
     "requests",
     "limits",
+    "quota",
 )
 
 
@@ -141,16 +142,20 @@ def test_the_readme_is_made_from_the_values() -> None:
     assert made == (CHART / "README.md").read_text(), "stale: run `make chart`"
 
 
-def test_the_plain_manifests_are_the_charts() -> None:
+_MONITORING = ("-f", "deploy/monitoring-values.yaml", "--show-only", "templates/monitoring.yaml")
+
+
+@pytest.mark.parametrize(("file", "options"), [("flowgroup.yaml", ()), ("monitoring.yaml", _MONITORING)])
+def test_the_plain_manifests_are_the_charts(file: str, options: tuple[str, ...]) -> None:
     binary = helm_binary()
     if binary is None:
         pytest.skip("helm is not there: neither in PATH nor unpacked by the test cluster")
     made = subprocess.run(
-        ["deploy/render.sh"],
+        ["deploy/render.sh", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
         env={"HELM": binary, "PATH": "/usr/bin:/bin"},
     ).stdout
-    assert made == (ROOT / "deploy" / "flowgroup.yaml").read_text(), "stale: run `make chart`"
+    assert made == (ROOT / "deploy" / file).read_text(), "stale: run `make chart`"

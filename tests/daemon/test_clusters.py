@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flowgroup.daemon.clusters import ClusterFailed, Clusters
+from flowgroup.daemon.cluster import ClusterFailed
+from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.wake import Wake
@@ -24,10 +25,12 @@ def spec(**fields: object) -> ClusterSpec:
     return ClusterSpec.model_validate({"flow_id": FlowId("f"), "flow_name": "etl", "isolation": "pool", **fields})
 
 
-def made(boot_s: float = 3.0, **callbacks: Callable[[], None]) -> tuple[Clusters, Boots, Drivers]:
+def made(
+    boot_s: float = 3.0, *, idle_timeout_s: float = 60.0, **callbacks: Callable[[], None]
+) -> tuple[Clusters, Boots, Drivers]:
     drivers = Drivers()
     backend = Boots(drivers, boot_s)
-    return Clusters(backend, drivers, idle_timeout_s=60, **callbacks), backend, drivers
+    return Clusters(backend, drivers, idle_timeout_s=idle_timeout_s, **callbacks), backend, drivers
 
 
 async def test_first_runs_that_come_together_make_one_cluster() -> None:

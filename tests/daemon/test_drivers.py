@@ -14,7 +14,7 @@ from flowgroup.daemon.watch import Watch
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.ids import AttemptId, ClusterName, FlowId, RunId, Token
 from flowgroup.model.orders import Attempt, Exit, Hello, Order, PrefectCode, encode
-from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome, Reported, SentRun
+from flowgroup.model.runs import Cancelled, Lost, Outcome, Reported, SentRun
 from flowgroup.model.spec import ClusterSpec
 from tests.fakes.backend import Engine, FakeBackend, completes
 
@@ -44,7 +44,7 @@ class Setting:
         await until(lambda: self.drivers.has_reported(NAME))
 
     def watch(self, asked: Asked | None = None) -> "asyncio.Task[Outcome]":
-        watch = Watch(self.drivers, self.backend.look, cancel_grace_s=0.1, driver_lost_s=0.5)
+        watch = Watch(self.drivers, self.backend.look, self.backend.fate, cancel_grace_s=0.1, driver_lost_s=0.5)
         return asyncio.create_task(watch.outcome(SENT, asked=asked or Asked(), on_running=lambda: None))
 
 
@@ -188,7 +188,7 @@ async def test_a_driver_that_dies_crashes_its_runs_with_the_reason(tmp_path: Pat
         await at.backend.kill(NAME, "killed by the kernel: give it more memory")
         async with asyncio.timeout(2):
             outcome = await watch
-        assert isinstance(outcome, Crashed)
+        assert isinstance(outcome, Lost)
         assert "give it more memory" in outcome.reason
 
 
@@ -200,7 +200,7 @@ async def test_a_run_that_was_on_a_driver_is_never_given_to_its_successor(tmp_pa
         await at.backend.kill(NAME)
         successor = at.backend.start(NAME)
         outcome = await watch
-        assert isinstance(outcome, Crashed)
+        assert isinstance(outcome, Lost)
         assert successor.orders == []
 
 
@@ -212,7 +212,7 @@ async def test_a_run_that_no_driver_took_is_given_back(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         await at.backend.kill(NAME)
         successor = at.backend.start(NAME)
-        assert isinstance(await watch, GivenBack)
+        assert isinstance(await watch, Lost)
         assert successor.orders == []
 
 
@@ -226,7 +226,7 @@ async def test_a_silent_driver_whose_process_lives_is_waited_for(tmp_path: Path)
         assert not watch.done()
         at.backend.dead[NAME] = "gone"
         async with asyncio.timeout(2):
-            assert isinstance(await watch, Crashed)
+            assert isinstance(await watch, Lost)
 
 
 async def test_a_cancellation_reaches_the_driver_also_over_a_new_connection(tmp_path: Path) -> None:
@@ -283,4 +283,16 @@ async def test_a_cluster_that_is_shut_down_is_told_and_its_watches_end(tmp_path:
         at.drivers.shut_down(NAME)
         await until(lambda: not at.backend.drivers[NAME].is_alive)
         await at.backend.delete(NAME)
-        assert isinstance(await watch, Crashed)
+        assert isinstance(await watch, Lost)
+
+
+async def test_it_is_said_whether_a_dead_driver_was_taken_away(tmp_path: Path) -> None:
+    async with setting(tmp_path, hangs) as at:
+        at.drivers.send(NAME, order())
+        watch = at.watch()
+        await until(lambda: SENT.attempt in at.drivers.view(NAME).seen)
+        at.backend.fates[NAME] = "taken"
+        await at.backend.kill(NAME, "evicted")
+        outcome = await watch
+        assert isinstance(outcome, Lost)
+        assert outcome.was_taken

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flowgroup.daemon.clusters import ClusterFailed
+from flowgroup.daemon.cluster import ClusterFailed
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, ClusterName, RunId, made_by, new_attempt
 from flowgroup.model.runs import Cancelled, Crashed, DueRun, GivenBack, SentRun

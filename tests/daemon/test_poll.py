@@ -233,7 +233,9 @@ async def test_an_answer_that_is_older_than_a_journeys_end_starts_nothing() -> N
     started: list[RunId] = []
 
     class SlowApi:
-        async def due(self, *, limit: int, before: datetime, queues: Sequence[str] = ()) -> list[DueRun]:
+        async def due(
+            self, *, limit: int, before: datetime, after: datetime | None = None, queues: Sequence[str] = ()
+        ) -> list[DueRun]:
             await asyncio.sleep(20)  # the answer was right when it was given
             return [run] if len(started) < 1 or seconds() < 50 else []
 

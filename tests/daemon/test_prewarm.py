@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flowgroup.daemon.caps import Caps, Limits
 from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.placement import Policy
@@ -25,6 +26,7 @@ from tests.fakes.boots import Boots
 from tests.fakes.prefect_api import FakePrefect
 
 pytestmark = pytest.mark.looptime
+_NO_LIMITS = Limits()
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -70,7 +72,9 @@ class Setting:
 
 
 @asynccontextmanager
-async def warming(*, boot_s: float = 3.0, lately_s: float | None = None, **ahead: Any) -> AsyncIterator[Setting]:
+async def warming(
+    *, boot_s: float = 3.0, lately_s: float | None = None, limits: Limits = _NO_LIMITS, **ahead: Any
+) -> AsyncIterator[Setting]:
     fake, drivers, bell = FakePrefect(now=lambda: BEGAN + timedelta(seconds=seconds())), Drivers(), Wake()
     backend = Boots(drivers, boot_s)
     clusters = Clusters(backend, drivers, idle_timeout_s=5, on_free=bell.ring)
@@ -85,6 +89,7 @@ async def warming(*, boot_s: float = 3.0, lately_s: float | None = None, **ahead
         prewarm = Prewarm(
             api,
             clusters,
+            Caps(limits, clusters, backend.takes),
             Policy("pool", idle_timeout_s=5.0),
             Ahead(**{"within_s": 60.0, "clusters": 10, **ahead}),
             lambda: frozenset(at.held),
@@ -304,3 +309,16 @@ async def test_nothing_is_made_for_a_run_whose_journey_is_over() -> None:
         at.held.clear()
         await at.at(60)
         assert at.backend.made == []
+
+
+async def test_clusters_made_ahead_count_and_wait_for_room_that_a_cap_leaves() -> None:
+    async with warming(lately_s=3.0, limits=Limits(pool={"clusters": 1})) as at:
+        first = at.fake.add_run(at.flow("one"), in_s=100.0)
+        at.fake.add_run(at.flow("two"), in_s=122.0)
+        await asyncio.sleep(99)
+        with at.journey(first):
+            await asyncio.sleep(13)  # it is time for the second one's by now
+            assert len(at.backend.made) - 1 == len(at.clusters.names()) == 1  # and the one of lately
+        async with asyncio.timeout(15):
+            while at.names() != {"two"}:
+                await asyncio.sleep(0.5)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
@@ -103,7 +104,7 @@ async def reconciled(at: Found, for_s: float) -> None:
     settings = PrefectSettings(api_url="http://prefect.test/api")
     async with prefect(settings, "pool", transport=httpx.ASGITransport(at.fake)) as api:
         await api.ensure_pool()
-        reconcile = Reconcile(api, at, at, at.slots, Teller(api), at, at.resume, at.wake, "us")
+        reconcile = Reconcile(api, at, at, at.slots, Teller(api, Again(api, 3)), at, at.resume, at.wake, "us")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(for_s):
                 await reconcile.run()
@@ -123,6 +124,29 @@ async def test_a_run_of_ours_that_nothing_carries_gets_its_truth(state: str, the
         await reconciled(at, 20)
         assert at.fake.states(run)[-1] == then
         assert said in at.fake.message(run)
+
+
+async def test_a_run_that_lost_its_pool_and_its_process_gets_its_truth_too() -> None:
+    """Its queue was deleted, and the machine restarted: the pool shows it no more, but it is open at the relay."""
+    async with found() as at:
+        run, attempt = at.run("RUNNING", work_pool_name=None)
+        other, _ = at.run("RUNNING", work_pool_name=None)
+        at.attempts = [OpenAttempt(attempt, run, "hash", None, CLUSTER)]
+        at.dead[CLUSTER] = "it is not there"
+        at.is_back = False
+        await reconciled(at, 40)
+        assert at.fake.states(run)[-1] == "CRASHED"
+        assert at.fake.states(other)[-1] == "RUNNING"
+        assert at.attempts == []
+
+
+async def test_a_deleted_run_leaves_no_attempt_open() -> None:
+    async with found() as at:
+        run, attempt = at.run("RUNNING")
+        at.attempts = [OpenAttempt(attempt, run, "hash", None, CLUSTER)]
+        del at.fake.runs[run], at.fake.history[run]
+        await reconciled(at, 40)
+        assert at.attempts == []
 
 
 @pytest.mark.parametrize("late", ["RUNNING", "PENDING"])

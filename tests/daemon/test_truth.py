@@ -249,3 +249,4 @@ def test_whatever_happens_each_run_ends_once_and_truly() -> None:
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Truth, settings=told)
+    print(f"figure: {_STORIES} stories of at most 25 steps")

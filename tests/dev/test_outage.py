@@ -34,6 +34,15 @@ def test_states_and_tasks_are_judged_too() -> None:
     assert crashed.odd == ["Scheduled → Pending → Running → Crashed"]
     again = judged([told(said(0, 1, 2, 3), ("Scheduled", "Pending", "Running", "Running", "Completed"))])
     assert again.wrong == {"states not as they should be": 1}
+    waits = ("InfrastructurePending", "WaitingForInfrastructure")
+    waited = [
+        told(said(0, 1, 2, 3), ("Scheduled", "Pending", *waits[:some], "Running", "Completed")) for some in (1, 2)
+    ]
+    assert judged(waited).wrong == {}
+    for odd in (("Pending", waits[0], waits[0], "Running"), ("Pending", "Running", waits[0]), ("Pending", waits[0])):
+        assert judged([told(said(0, 1, 2, 3), ("Scheduled", *odd, "Completed"))]).wrong == {
+            "states not as they should be": 1
+        }
     assert judged([told(said(0, 1, 2, 3), tasks=0)]).wrong == {"tasks lost": 1}
     assert judged([told(said(0, 1, 2, 3), tasks=2)]).wrong == {"tasks too many": 1}
 

@@ -227,6 +227,37 @@ async def test_a_cancel_asks_the_child_first(desk: tuple[Desk, FakeForks]) -> No
     await until(desk[0], "a", "ended")
 
 
+async def test_a_child_that_has_told_its_end_is_not_disturbed_while_it_says_the_rest(
+    desk: tuple[Desk, FakeForks],
+) -> None:
+    await started(desk)
+    desk[1].say("a", b'{"reported": true}\n')
+    async with asyncio.timeout(10):
+        while not desk[0]._carried[AttemptId("a")].notes.get("reported"):
+            await asyncio.sleep(0.01)
+    desk[0].cancel(Cancel(attempt=AttemptId("a"), grace_s=60))
+    await asyncio.sleep(0.1)
+    desk[1].leashes["a"].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        desk[1].leashes["a"].recv(1)
+    desk[1].end("a", 0)
+    assert (await until(desk[0], "a", "ended")).exit
+
+
+async def test_a_child_that_the_kernel_keeps_is_given_up(
+    desk: tuple[Desk, FakeForks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowgroup.driver.desk._KILLED_S", 0.2)
+    monkeypatch.setattr("flowgroup.driver.desk._COMMIT_S", 0.1)
+    await started(desk)
+    desk[0].cancel(Cancel(attempt=AttemptId("a"), grace_s=0.1))
+    ended = (await until(desk[0], "a", "ended")).exit
+    assert ended
+    assert ended.signal == signal.SIGKILL
+    assert "waits in the kernel" in str(ended.cause)
+    desk[1].end("a", 9)  # it ended after all: nobody minds
+
+
 async def test_output_is_kept_up_to_its_limit_and_its_tail_always(desk: tuple[Desk, FakeForks], tmp_path: Path) -> None:
     await started(desk)
     await asyncio.to_thread(os.write, desk[1].outputs["a"], b"".join(b"line %d\n" % n for n in range(3000)))

@@ -16,7 +16,7 @@ from flowgroup.edge.wire import Gone, NotFound
 from flowgroup.errors import Permanent, Refused
 from flowgroup.model.ids import AttemptId, DeploymentId, RunId, new_attempt
 from flowgroup.model.runs import ClaimedRun, DueRun, NotClaimed
-from flowgroup.model.states import Saying
+from flowgroup.model.states import Saying, Stops
 from flowgroup.model.variables import base_job_template
 from flowgroup.retry import until
 from flowgroup.settings import PrefectSettings
@@ -278,16 +278,19 @@ async def test_a_line_arrives_in_the_runs_log(server: Server) -> None:
 
 async def test_who_is_to_stop_is_found_among_those_under_way(server: Server) -> None:
     deployment = await server.deployment()
-    cancelling, suspended, paused, running, elsewhere = [await server.run(deployment) for _ in range(5)]
-    for run in (cancelling, suspended, paused, running, elsewhere):
+    cancelling, suspended, paused, running, over, gone, elsewhere = [await server.run(deployment) for _ in range(7)]
+    for run in (cancelling, suspended, paused, running, over, gone, elsewhere):
         await server.claimed(run)
         await server.put(run, "RUNNING")
+    assert await again(lambda: server.api.to_stop([paused, running])) == Stops()
     await server.put(cancelling, "CANCELLING")
     await server.put(elsewhere, "CANCELLING")
     await server.put(suspended, "PAUSED", "Suspended", pause_reschedule=True)
     await server.put(paused, "PAUSED", "Paused")
-    found = await again(lambda: server.api.to_stop([cancelling, suspended, paused, running]))
-    assert {run.id: run.state.is_suspended for run in found} == {cancelling: False, suspended: True}
+    await server.put(over, "CANCELLED")
+    await server.call("DELETE", f"/flow_runs/{gone}", None)
+    found = await again(lambda: server.api.to_stop([cancelling, suspended, paused, running, over, gone]))
+    assert found == Stops(frozenset({cancelling}), frozenset({suspended}), frozenset({over, gone}))
 
 
 async def test_the_event_stream_tells_of_new_and_cancelled_and_suspended_runs_at_once(server: Server) -> None:

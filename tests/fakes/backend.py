@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint
 from flowgroup.model.ids import FIRST_RELAY, AttemptId, ClusterName, RelayName
 from flowgroup.model.orders import (
@@ -172,6 +172,7 @@ class FakeBackend:
     waits_for: str | None = None
     renew_every_s: float | None = None
     renewed: list[list[ClusterName]] = field(default_factory=list)
+    asked: dict[ClusterName, Ask] = field(default_factory=dict)
     told: tuple[Remark, ...] = ()
     lost: dict[str, str] = field(default_factory=dict)
     relay_socket: Path = Path("/nonexistent")
@@ -179,12 +180,19 @@ class FakeBackend:
     clusters: dict[ClusterName, Found] = field(default_factory=dict)
     drivers: dict[ClusterName, FakeDriver] = field(default_factory=dict)
     dead: dict[ClusterName, str] = field(default_factory=dict)
+    fates: dict[ClusterName, Fate] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
     scaled: list[tuple[ClusterName, str, int, tuple[str, ...]]] = field(default_factory=list)
     is_scaled: bool = True
     _tasks: dict[ClusterName, asyncio.Task[None]] = field(default_factory=dict)
     _pids: int = 1000
+
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        return {}
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers, cpu=1.0 + spec.workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         await self._step("find")
@@ -247,6 +255,9 @@ class FakeBackend:
         driver = self.drivers.get(name)
         return self.dead.get(name) or (None if driver is None or driver.is_alive else "its driver has ended")
 
+    async def fate(self, name: ClusterName) -> Fate:
+        return self.fates.get(name, "may-pass")
+
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)
 
@@ -260,6 +271,9 @@ class FakeBackend:
     async def renew(self, names: Sequence[ClusterName]) -> None:
         await self._step("renew")
         self.renewed.append(list(names))
+
+    async def asks(self) -> dict[ClusterName, Ask]:
+        return {name: ask for name, ask in self.asked.items() if name in self.clusters}
 
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         return self.told

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.view import View
 from flowgroup.errors import Transient
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Fate, Found, Takes
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Remark, Status
 from flowgroup.model.spec import ClusterSpec
@@ -24,12 +24,17 @@ class Boots:
     dead: dict[ClusterName, str] = field(default_factory=dict)
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
+    scaled: list[tuple[ClusterName, str, int]] = field(default_factory=list)
     fails: int = 0
     is_answer_lost: bool = False
     is_unseen: bool = False
     told: tuple[Remark, ...] = ()
     python: str | None = None
+    fates: dict[ClusterName, Fate] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers, cpu=1.0 + spec.workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         if self.fails:
@@ -65,6 +70,10 @@ class Boots:
             self.deleted.append(name)
         self.dead.pop(name, None)
 
+    async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
+        self.scaled.append((name, group, wanted))
+        return True
+
     async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
         return self.told
 
@@ -72,6 +81,9 @@ class Boots:
         if self.is_unseen:
             raise Transient("the backend is away")
         return self.dead.get(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        return self.fates.get(name, "certain")
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name)

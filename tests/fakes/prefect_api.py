@@ -54,6 +54,7 @@ class FakePrefect:
     blocks: dict[str, Json] = field(default_factory=dict)
     variables: dict[str, Json] = field(default_factory=dict)
     workers: set[str] = field(default_factory=set)
+    version: str = "3.8.8"
     logs: list[Json] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     renewed: list[str] = field(default_factory=list)
@@ -187,9 +188,16 @@ class FakePrefect:
             (r"GET /work_pools/([^/]+)", self._read_pool),
             (r"PATCH /work_pools/([^/]+)", lambda name: self._patch_pool(name, body)),
             (r"POST /work_pools/([^/]+)/get_scheduled_flow_runs", lambda name: self._due(name, body)),
+            (r"GET /health", lambda: (200, True)),
+            (r"GET /admin/version", lambda: (200, self.version)),
+            (r"POST /work_pools/filter", lambda: (200, list(self.pools.values()))),
+            (r"POST /work_pools/([^/]+)/workers/filter", lambda _: (200, self._workers())),
+            (r"POST /deployments/filter", lambda: (200, list(self.deployments.values()))),
+            (r"GET /deployments/name/([^/]+)/([^/]+)", self._deployment_named),
             (r"POST /work_pools/([^/]+)/workers/heartbeat", lambda name: self._heartbeat(name, body)),
             (r"DELETE /work_pools/([^/]+)/workers/(.+)", lambda _, worker: self._remove(worker)),
             (r"POST /flow_runs/filter", lambda: self._filter(body)),
+            (r"POST /flow_runs/count", lambda: (200, len(self._filter({**body, "offset": 0, "limit": 1_000_000})[1]))),
             (r"GET /flow_runs/([^/]+)", lambda run: self._read(self.runs, run)),
             (r"POST /flow_runs/([^/]+)/set_state", lambda run: self._set_state(run, body["state"])),
             (r"GET /flow_run_states/", lambda: (200, self.history.get(query.removeprefix("flow_run_id="), []))),
@@ -208,6 +216,15 @@ class FakePrefect:
         for pattern, route in routes:
             if match := re.fullmatch(pattern, f"{method} {path}"):
                 return route(*match.groups())
+        return 404, {"detail": "Not Found"}
+
+    def _workers(self) -> Json:
+        return [{"name": name, "status": "ONLINE"} for name in self.workers]
+
+    def _deployment_named(self, flow: str, name: str) -> tuple[int, Json]:
+        for one in self.deployments.values():
+            if (self.flows[one["flow_id"]]["name"], one["name"]) == (flow, name):
+                return 200, one
         return 404, {"detail": "Not Found"}
 
     def _create_pool(self, body: Json) -> tuple[int, Json]:
@@ -264,20 +281,25 @@ class FakePrefect:
         return 200, self.junk + items[: body["limit"]]
 
     def _filter(self, body: Json) -> tuple[int, Json]:
-        wanted = body["flow_runs"]
+        wanted = body.get("flow_runs", {})
         ids = wanted.get("id", {}).get("any_")
         parents = wanted.get("parent_flow_run_id", {}).get("any_")
+        of = wanted.get("deployment_id", {}).get("any_")
+        before = wanted.get("next_scheduled_start_time", {}).get("before_")
         pools = body.get("work_pools", {}).get("name", {}).get("any_")
         found = [
             run
             for run in self.runs.values()
             if _in_state(run, wanted.get("state", {}))
             and (ids is None or run["id"] in ids)
+            and (of is None or run["deployment_id"] in of)
+            and (before is None or _moment(run["next_scheduled_start_time"]) <= _moment(before))
             and (parents is None or run["parent_flow_run_id"] in parents)
             and (pools is None or run["work_pool_name"] in pools)
         ]
         found.sort(key=lambda run: str(run["id"]), reverse=True)
-        return 200, found[body["offset"] :][: body["limit"]]
+        offset = body.get("offset", 0)
+        return 200, found[offset:][: body["limit"]]
 
     def _set_state(self, run_id: str, state: Json) -> tuple[int, Json]:
         run = self.runs.get(run_id)
@@ -322,9 +344,15 @@ class FakePrefect:
         return code, {"state": run["state"], "status": status, "details": {"reason": reason}}
 
 
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
 def _in_state(run: Json, wanted: Json) -> bool:
     """Whether the run's state is as a filter says: all of it, or with `or_` any."""
-    found = [
-        run["state"][what] in wanted[what]["any_"] for what in ("type", "name") if wanted.get(what, {}).get("any_")
+    kinds = ("type", "name")
+    found = [run["state"][what] in wanted[what]["any_"] for what in kinds if wanted.get(what, {}).get("any_")]
+    unlike = [
+        run["state"][what] not in wanted[what]["not_any_"] for what in kinds if "not_any_" in wanted.get(what, {})
     ]
-    return any(found) if wanted.get("operator") == "or_" else all(found)
+    return any(found) if wanted.get("operator") == "or_" else all(found + unlike)

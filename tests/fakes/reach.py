@@ -163,7 +163,18 @@ class BackendHand:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
-        if name not in {"find", "create", "delete", "scale", "look", "why_never", "why_waiting", "renew", "remarks"}:
+        if name not in {
+            "find",
+            "create",
+            "delete",
+            "scale",
+            "look",
+            "why_never",
+            "why_waiting",
+            "renew",
+            "remarks",
+            "asks",
+        }:
             return found
 
         async def call(*arguments: Any) -> Any:

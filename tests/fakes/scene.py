@@ -22,6 +22,8 @@ import structlog
 
 from flowgroup.daemon import main, points
 from flowgroup.daemon.points import Point
+from flowgroup.daemon.process import until_stopped
+from flowgroup.daemon.there import clusters_there
 from flowgroup.edge.fence import Fence
 from flowgroup.edge.pools import Pool
 from flowgroup.edge.prefect import Prefect
@@ -136,9 +138,9 @@ class Scene:
         pool = Pool(self.fake.pools["pool"]["id"], "pool", {})
         hand = BackendHand(self.backend, life.reach)
         parts = life.parts = main._built(main._Place(settings, api, hand, life.home / "pool", Fence()), pool)  # type: ignore[arg-type]
-        await main._clusters_there(parts.clusters)
+        await clusters_there(parts.clusters)
         async with parts.drivers.serve(self.backend.listen, parts.clusters.secret_of):
-            await main._until_stopped(asyncio.Event(), main._loops(parts, daemon, api, "agent", Health()))
+            await until_stopped(asyncio.Event(), main._loops(parts, settings, api, "agent", Health()))
 
     # What a child does
 

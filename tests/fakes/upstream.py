@@ -67,6 +67,7 @@ class FakeAPI:
     to_send: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
     upgrade_status: int | None = None
     poison: bytes | None = None  # a body that has it is refused for ever
+    poison_code: int = 1008  # how a websocket is closed that brings it
     taken: list[Any] = field(default_factory=list)  # bodies that were not refused
     logs: list[dict[str, Any]] = field(default_factory=list)  # what POST /logs/ was given, and POST /logs/filter finds
 
@@ -155,7 +156,11 @@ class FakeAPI:
     async def _receive(self, socket: WebSocket) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
-                self.frames.append(await socket.receive_text())
+                frame = await socket.receive_text()
+                if self.poison and self.poison in frame.encode():
+                    await socket.close(self.poison_code)
+                    return
+                self.frames.append(frame)
 
     async def _send(self, socket: WebSocket) -> None:
         while (text := await self.to_send.get()) is not None:

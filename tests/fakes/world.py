@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.cancel import Asked, Cancels
+from flowgroup.daemon.caps import Caps, Limits
+from flowgroup.daemon.claims import Claims
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.slots import Slots
 from flowgroup.daemon.tell import Teller
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.errors import Transient
+from flowgroup.model.clusters import Takes
 from flowgroup.model.ids import AttemptId, ClusterName, RunId
 from flowgroup.model.runs import ClaimedRun, Outcome, Placement, Reported, SentRun
 from flowgroup.model.spec import ClusterSpec
@@ -25,6 +29,7 @@ from flowgroup.settings import PrefectSettings
 from tests.fakes.prefect_api import FakePrefect
 
 OWNER = "pool/this daemon"
+_NO_LIMITS = Limits()
 
 
 @dataclass
@@ -75,8 +80,23 @@ class World:
         finally:
             self.leases.remove((name, run_id))
 
+    def is_ready(self, name: ClusterName) -> bool:
+        return bool(self.given)
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         return self.waits_for
+
+    # Caps: there is nothing but what runs hold
+    def specs(self) -> dict[ClusterName, ClusterSpec]:
+        return {}
+
+    def unneeded(self) -> list[ClusterName]:
+        return []
+
+    def give_up(self, name: ClusterName) -> None: ...
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return Takes(pods=1 + spec.workers)
 
     # Sender
     async def sent(self, run: ClaimedRun, plan: Placement) -> SentRun:
@@ -125,7 +145,9 @@ class Line:
 
 
 @asynccontextmanager
-async def line(world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0) -> AsyncIterator[Line]:
+async def line(
+    world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0, retries: int = 3, limits: Limits = _NO_LIMITS
+) -> AsyncIterator[Line]:
     """A journey's whole line in this world."""
     settings = PrefectSettings(api_url="http://prefect.test/api")
     async with prefect(settings, "pool", transport=httpx.ASGITransport(world.fake)) as api:
@@ -133,13 +155,15 @@ async def line(world: World, *, slots: int = 3, cluster_timeout_s: float = 60.0)
         held, cancels = Slots(slots), Cancels()
         journeys = Journeys(
             slots=held,
+            caps=Caps(limits, world, world.takes),
+            claims=Claims(api),
             api=api,
             clusters=world,
             sender=world,
             watch=_Watch(world),
             attempts=world,
             drivers=world,
-            teller=Teller(api),
+            teller=Teller(api, Again(api, retries)),
             cancels=cancels,
             policy=Policy("pool"),
             owner=OWNER,

@@ -107,6 +107,9 @@ WRONG: dict[str, list[Any]] = {
     ],
     "service_account": ["No one", 5],
     "memory_limit_bytes": [0, "1GiB"],
+    "infrastructure_retries": [-1, 101, "many", 1.5],
+    "retry_evicted": ["maybe", 7],
+    "skip_if_late_s": [-1, "long"],
     "bundle": ["s3://b/x.zip", {"address": "http://x", "statement": ""}, {"statement": "x"}],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]

@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 
+from tests.real.needs import OF_TASKS_ON_DASK, provide
 from tests.real.stack import Stack, wait_for
 
 pytestmark = pytest.mark.real
@@ -11,18 +12,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_tasks_need(whole: Stack) -> None:
-    api = whole.api
-    api.post("/concurrency_limits/", json={"tag": "flowgroup-one-at-a-time", "concurrency_limit": 1})
-    api.post("/variables/", json={"name": "flowgroup_test", "value": "a variable"})
-    kind = api.get("/block_types/slug/secret").json()["id"]
-    schemas = api.post("/block_schemas/filter", json={"block_schemas": {"block_type_id": {"any_": [kind]}}}).json()
-    body = {
-        "name": "flowgroup-test",
-        "data": {"value": "a secret"},
-        "block_type_id": kind,
-        "block_schema_id": schemas[0]["id"],
-    }
-    api.post("/block_documents/", json=body)
+    provide(whole.api)
 
 
 def test_everything_that_a_task_may_do_works_on_workers_without_a_credential(whole: Stack, dask: str) -> None:
@@ -31,25 +21,7 @@ def test_everything_that_a_task_may_do_works_on_workers_without_a_credential(who
     found = eval(whole.wait_log(run, "found {")["message"].removeprefix("found "))
     workers = {pid for pid in found.pop("pids")}
     assert found.pop("own") not in workers
-    assert found == {
-        "serial": True,
-        "cached": [42, 42],
-        "secrets": {  # in logs, secrets are masked
-            "secret": "********",
-            "backwards": "terces a",
-            "variable": "a variable",
-            "names": ["PREFECT_API_URL"],
-        },
-        "large": 8_000_000,
-        "same_class": True,
-        "lazy": [1, True],
-        "failed": "Failed",
-        "flaky": 3,
-        "later": 2,
-        "nested": 2,
-        "inner": 2,
-        "waited": 6,
-    }
+    assert found == OF_TASKS_ON_DASK
     whole.wait_log(run, "computed")
     assert len([entry for entry in whole.logs(run) if entry["message"].startswith("computed")]) == 1
 

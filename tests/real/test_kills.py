@@ -74,8 +74,8 @@ def _judge(own: Stack, ledger: Path) -> None:
     began = _ledger(ledger, "began")
     lost, twice = set(runs) - _ledger(ledger, "ended").keys(), {run for run in runs if began[run] > 1}
     print(
-        f"{_KILLS} kills ({at_points} at a point), {_RUNS} runs: lost {len(lost)}, twice {len(twice)}; all on their way "
-        f"{back_s:.1f} s after the last start; {dict(ends)}"
+        f"figure: {_KILLS} kills ({at_points} at a point), {_RUNS} runs: lost {len(lost)}, twice {len(twice)}; "
+        f"all on their way {back_s:.1f} s after the last start; {dict(ends)}"
     )
     assert not lost, own.trouble()
     assert not twice, own.trouble()

@@ -83,7 +83,7 @@ def test_the_leader_is_stopped_then_killed_and_runs_under_way_go_on(own: Stack, 
         runs.append(own.start(plain, what="sleeps", with_={"seconds": 0}))
         wait_for(lambda: leader(own) == second.pid, "the other one leads", 15)
         took_s = time.monotonic() - killed_at
-        print(f"taken over after {took_s:.1f} s")
+        print(f"figure: taken over after {took_s:.1f} s")
         for run in runs:
             _ran_once(own, run)
         assert own.processes(own.cluster_of(warm)) == before
@@ -95,5 +95,5 @@ def test_the_leader_is_stopped_then_killed_and_runs_under_way_go_on(own: Stack, 
             second.wait(30)
             ended_at = time.monotonic()
             wait_for(lambda: leader(own) == third.pid, "the third one leads", 5)
-            print(f"taken over {time.monotonic() - ended_at:.1f} s after the other one's end")
+            print(f"figure: taken over {time.monotonic() - ended_at:.1f} s after the other one's end")
             _ran_once(own, long)

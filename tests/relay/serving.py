@@ -56,7 +56,7 @@ async def app_in(
     """The relay's application with its spool in this folder."""
     settings = settings or RelaySettings(hold_s=2.0)
     async with forward.client() as client:
-        upstream = Upstream(known, client, verify=None)
+        upstream = Upstream(known, client, verify=None, settings=settings)
         async with spooling(settings, upstream, spool) as opened:
             yield main.make_app(settings, known, upstream, opened, health)
 

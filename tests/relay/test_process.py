@@ -40,11 +40,13 @@ sys.exit(main(parser.parse_args()))
 
 
 @contextlib.contextmanager
-def relay_process(*arguments: str, secrets: dict[str, Any] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A relay with these arguments and secrets."""
+def relay_process(
+    *arguments: str, secrets: dict[str, Any] | None = None, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A relay with these arguments, secrets and settings."""
     agent = str(Path(__file__).parents[2] / "agent")
     home = tempfile.TemporaryDirectory(prefix="fg-")
-    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": agent, "FLOWGROUP_HOME": home.name}
+    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": agent, "FLOWGROUP_HOME": home.name, **settings}
     started = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=env
     )
@@ -139,3 +141,18 @@ def test_secrets_are_one_line() -> None:
     secrets = read_secrets(io.StringIO(json.dumps(_SECRETS) + "\nmore"))
     assert secrets.api_key is not None
     assert secrets.api_key.get_secret_value() == "the-real-token"
+
+
+def test_its_own_figures_are_at_a_port_of_their_own_and_nothing_else_is(tmp_path: Path) -> None:
+    path, port = tmp_path / "home" / "relay.sock", free_port()
+    figures = f"http://127.0.0.1:{port}"
+    with relay_process("--uds", str(path), FLOWGROUP_RELAY_METRICS_PORT=str(port)):
+        wait_until(lambda: _health("http://relay", path) is not None, timeout_s=60, what="the relay answers")
+        shown = httpx.get(f"{figures}/metrics").text
+        assert "flowgroup_relay_spool_limit_bytes 5.36870912e+08" in shown
+        assert "flowgroup_process_resident_memory_bytes" in shown
+        assert "flowgroup_slots" not in shown
+        assert "the-real-token" not in shown
+        assert httpx.get(f"{figures}/livez").status_code == 200
+        for other in ("/flowgroup/attempts", "/api/flow_runs/filter", "/flowgroup/metrics"):
+            assert httpx.get(f"{figures}{other}").status_code == 404

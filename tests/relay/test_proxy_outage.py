@@ -1,5 +1,6 @@
 """While the API is in trouble a child waits; what is the call's own fault it is told."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -70,3 +71,15 @@ async def test_a_csrf_error_is_the_clients_own_to_mend(tmp_path: Path) -> None:
         answer = await on.child.post("/api/variables/", json={}, headers={"Prefect-Csrf-Token": "t"})
         assert answer.status_code == 403
         assert on.api.last().headers["prefect-csrf-token"] == "t"
+
+
+async def test_childrens_calls_are_within_the_budget_and_those_beyond_it_wait(tmp_path: Path) -> None:
+    budget = RelaySettings(hold_s=1.0, requests_per_minute=120)
+    async with relay(tmp_path, settings=budget) as on:
+        began = time.monotonic()
+        answers = await asyncio.gather(*(on.child.get(f"/api/flow_runs/{on.run}") for _ in range(60)))
+        most = 1 + 5 * 2 + (time.monotonic() - began) * 2  # what is saved up, and two a second
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert len(on.api.seen) == 60 - len(refused) <= most
+        assert all(waits(answer) and "FLOWGROUP_RELAY_REQUESTS_PER_MINUTE" in answer.text for answer in refused)
+        assert len(answers) - len(refused) >= 10

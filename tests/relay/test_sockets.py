@@ -46,8 +46,16 @@ def _came(on: Relay) -> list[str]:
     ]
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+def _on_disk(tmp_path: Path, query: str) -> list[Any]:
+    """What a copy of the spool answers: the relay has its file for itself."""
+    for name in ("", "-wal"):
+        shutil.copy(tmp_path / f"relay/spool/spool.db{name}", tmp_path / f"copy.db{name}")
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        return [value for (value,) in copy.execute(query)]
+
+
+async def _until(is_so: Callable[[], bool], within_s: float = 15) -> None:
+    async with asyncio.timeout(within_s):
         while not is_so():
             await asyncio.sleep(0.01)
 
@@ -76,10 +84,7 @@ async def test_a_ping_is_answered_when_the_events_before_it_are_on_disk(tmp_path
         for _ in range(20):
             await socket.send(_event(on.run))
         await (await socket.ping())
-        for name in ("", "-wal"):
-            shutil.copy(tmp_path / f"relay/spool/spool.db{name}", tmp_path / f"copy.db{name}")
-        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
-            assert copy.execute("SELECT count(*) FROM events").fetchone() == (20,)
+        assert _on_disk(tmp_path, "SELECT count(*) FROM events") == [20]
 
 
 async def test_events_of_an_api_that_is_away_are_taken_and_wait(tmp_path: Path) -> None:
@@ -182,13 +187,69 @@ async def test_other_websockets_are_refused(tmp_path: Path, path: str) -> None:
         assert refused.value.response.status_code == 403
 
 
-async def test_prefect_clouds_way_in_has_no_handshake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake API is Prefect Cloud's."""
     monkeypatch.setattr("flowgroup.relay.upstream._CLOUD", "http://127.0.0.1")
+
+
+def _numbers(on: Relay) -> list[int]:
+    return [json.loads(frame)["payload"]["number"] for frame in on.api.frames]
+
+
+def _numbered(run: str, number: int) -> str:
+    return json.dumps({**json.loads(_event(run)), "id": an_id(), "payload": {"number": number}})
+
+
+@pytest.mark.usefixtures("_cloud")
+async def test_prefect_clouds_way_in_has_no_handshake(tmp_path: Path) -> None:
     async with relay(tmp_path) as on, _child(on) as socket:
         await socket.send(_event(on.run))
-        await _until(lambda: on.api.frames == [_event(on.run)])
+        await _until(lambda: len(on.api.frames) > 0)
+        [came] = [json.loads(frame) for frame in on.api.frames]
+        assert {**came, "id": None} == {**json.loads(_event(on.run)), "id": None}
         assert "sec-websocket-protocol" not in on.api.upgrades[0]
         assert on.api.upgrades[0]["authorization"] == "Bearer the-real-token"
+        assert _came(on) == []
+
+
+@pytest.mark.usefixtures("_cloud")
+async def test_events_for_prefect_cloud_wait_on_disk_while_it_is_away(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on) as socket:
+        on.api.upgrade_status = 503
+        for number in range(20):
+            await socket.send(_numbered(on.run, number))
+        await (await socket.ping())
+        await _until(lambda: len(on.api.upgrades) > 1)
+        assert on.api.frames == []
+        on.api.upgrade_status = None
+        await _until(lambda: len(on.api.frames) >= 20)
+        assert _numbers(on) == list(range(20))
+
+
+@pytest.mark.usefixtures("_cloud")
+async def test_a_websocket_that_prefect_cloud_has_closed_is_opened_again(tmp_path: Path) -> None:
+    async with relay(tmp_path) as on, _child(on) as socket:
+        for number in range(3):
+            await socket.send(_numbered(on.run, number))
+            await _until(lambda: number in _numbers(on))  # noqa: B023
+            on.api.to_send.put_nowait(None)
+        assert list(dict.fromkeys(_numbers(on))) == [0, 1, 2]
+        assert len(on.api.upgrades) >= 2
+
+
+@pytest.mark.usefixtures("_cloud")
+@pytest.mark.parametrize("code", [1008, 1009, 1011])
+async def test_an_event_that_prefect_cloud_never_takes_costs_itself_alone(tmp_path: Path, code: int) -> None:
+    async with relay(tmp_path, poison=b'"number": 13', poison_code=code) as on, _child(on) as socket:
+        on.api.upgrade_status = 503
+        for number in range(20):
+            await socket.send(_numbered(on.run, number))
+        await (await socket.ping())
+        on.api.upgrade_status = None
+        await _until(lambda: set(_numbers(on)) == {*range(20)} - {13}, 90)
+        await _until(lambda: len(_on_disk(tmp_path, "SELECT reason FROM dead")) == 1)
+        assert f"the websocket was closed: {code}" in _on_disk(tmp_path, "SELECT reason FROM dead")[0]
 
 
 @pytest.mark.parametrize("after", ["the upgrade", "the handshake"])

@@ -10,10 +10,13 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from pydantic import TypeAdapter
 
 from flowgroup import log
 from flowgroup.daemon.points import reached
@@ -26,6 +29,7 @@ from flowgroup.model.proofs import new_token
 from flowgroup.model.runs import ClaimedRun, Opened
 
 _EXTEND_EVERY_S = 5.0
+_ATTEMPTS = TypeAdapter(list[OpenAttempt])
 
 
 class Relay(Protocol):
@@ -128,13 +132,16 @@ class Attempts:
         self._change({**{one.attempt: one for one in attempts}, **self._open})
         self._is_whole.set()
 
-    async def extend(self) -> None:
+    async def extend(self, moved: Callable[[], None] = lambda: None) -> None:
         """
         Tell each relay its level every few seconds, for ever: it may have been started again, and attempts expire there.
 
         Of a relay that is not listed any more the attempts go on until they end.
         """
-        await self._is_whole.wait()
+        while not self._is_whole.is_set():
+            moved()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_whole.wait(), _EXTEND_EVERY_S)
         others = {one.relay for one in self._open.values()}.difference(self._relays.listed)
         for relay in others:
             log.get().warning(
@@ -142,11 +149,12 @@ class Attempts:
             )
         async with asyncio.TaskGroup() as extending:
             for relay in (*self._relays.listed, *others):
-                extending.create_task(self._extend(relay), name=f"extend at relay {relay}")
+                extending.create_task(self._extend(relay, moved), name=f"extend at relay {relay}")
 
-    async def _extend(self, relay: RelayName) -> None:
+    async def _extend(self, relay: RelayName, moved: Callable[[], None]) -> None:
         is_away = False
         while relay in self._relays.listed or self._at(relay):
+            moved()
             try:
                 self._told[relay].version = -1
                 await self._tell(relay)
@@ -187,7 +195,7 @@ def _read(file: Path) -> list[OpenAttempt] | None:
     """What a former daemon left, None if nothing is there. A file that cannot be read is said, and is as none."""
     text = read_text(file)
     try:
-        return None if text is None else [OpenAttempt(**item) for item in json.loads(text)]
-    except (ValueError, TypeError) as exc:
+        return None if text is None else _ATTEMPTS.validate_json(text)
+    except ValueError as exc:
         log.get().error("attempts_file_unreadable", file=str(file), reason=str(exc))
         return None

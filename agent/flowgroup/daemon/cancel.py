@@ -2,7 +2,9 @@
 Cancellations and suspensions: who is to be asked to end, or to give its process up.
 
 Runs that somebody set to Cancelling or Suspended come by the event stream at once, and by asking every two seconds while
-anything is under way. The journey that carries the run does the rest. What nothing carries is the reconcile's.
+anything is under way. Runs that are over for the API while we still carry them (set to Cancelled, or deleted) are asked to end
+after two seconds: an engine that has just said its own end needs a moment for its last records. The journey that carries
+the run does the rest. What nothing carries is the reconcile's.
 """
 
 import asyncio
@@ -12,16 +14,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.wake import Wake
 from flowgroup.errors import Permanent, Transient
 from flowgroup.model.ids import RunId
-from flowgroup.model.states import SeenRun
+from flowgroup.model.states import Stops
 
 _ASK_EVERY_S = 2.0
 _ASK_EVERY_STREAMED_S = 10.0
+_LAST_WORDS_S = 1.9
 
 
 class Api(Protocol):
-    async def to_stop(self, runs: Sequence[RunId]) -> list[SeenRun]: ...
+    async def to_stop(self, runs: Sequence[RunId]) -> Stops: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,11 @@ class Asked:
 
 
 class Cancels:
-    """Which runs are under way here, and which of them are to end or to be suspended."""
+    """Which runs are under way here, and which of them are to end or to be suspended. `bell`: look now."""
 
     def __init__(self) -> None:
         self._asked: dict[RunId, Asked] = {}
+        self.bell = Wake()
 
     @contextmanager
     def listening(self, run_id: RunId) -> Iterator[Asked]:
@@ -67,6 +72,11 @@ class Cancels:
             asked.suspend.set()
         return True
 
+    def look_at(self, run_id: RunId) -> None:
+        """Something happened to the run that its state tells: look at it now, if it is under way here."""
+        if run_id in self._asked:
+            self.bell.ring()
+
     @property
     def under_way(self) -> list[RunId]:
         return list(self._asked)
@@ -76,19 +86,24 @@ async def look_for_cancelling(
     api: Api, cancels: Cancels, is_streamed: Callable[[], bool], moved: Callable[[], None]
 ) -> None:
     """Ask which runs are to stop, without end; more seldom while the event stream says so too."""
+    over: dict[RunId, float] = {}
     while True:
         moved()
-        if cancels.under_way:
-            await _look(api, cancels)
-        await asyncio.sleep(_ASK_EVERY_STREAMED_S if is_streamed() else _ASK_EVERY_S)
+        over = await _look(api, cancels, over) if cancels.under_way else {}
+        await cancels.bell.wait(_ASK_EVERY_STREAMED_S if is_streamed() and not over else _ASK_EVERY_S)
 
 
-async def _look(api: Api, cancels: Cancels) -> None:
+async def _look(api: Api, cancels: Cancels, over: dict[RunId, float]) -> dict[RunId, float]:
+    """Since when each run has been over for the API, though it is under way here; `over` is what the last look gave."""
+    now = asyncio.get_running_loop().time()
     try:
-        for run in await api.to_stop(cancels.under_way):
-            if run.state.is_suspended:
-                cancels.ask_suspend(run.id)
-            else:
-                cancels.ask(run.id)
+        stops = await api.to_stop(cancels.under_way)
     except (Transient, Permanent) as exc:  # asked again in two seconds
         log.get().warning("cancelling_not_asked", reason=str(exc))
+        return over
+    for run_id in stops.suspend:
+        cancels.ask_suspend(run_id)
+    since = {run_id: over.get(run_id, now) for run_id in stops.over}
+    for run_id in stops.cancel | {run_id for run_id, at in since.items() if now - at >= _LAST_WORDS_S}:
+        cancels.ask(run_id)
+    return since

@@ -7,20 +7,20 @@ deciding is here.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Protocol, get_args
 
 from flowgroup import log
+from flowgroup.daemon.cluster import Cluster, ClusterFailed, Phase
 from flowgroup.daemon.points import reached
 from flowgroup.daemon.unless import to_its_end
 from flowgroup.daemon.view import View
-from flowgroup.errors import FlowgroupError, Permanent
-from flowgroup.metrics import CLUSTERS, CLUSTERS_MADE, PREWARMS
-from flowgroup.model.clusters import Found
+from flowgroup.errors import FlowgroupError
+from flowgroup.metrics import CLUSTER_START, CLUSTERS, CLUSTERS_MADE, PREWARMS
+from flowgroup.model.clusters import Fate, Found, Kept, Takes
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
@@ -42,6 +42,10 @@ class Backend(Protocol):
     @property
     def python(self) -> str | None: ...
 
+    def takes(self, spec: ClusterSpec) -> Takes:
+        """What a cluster of this spec takes at most. Raises Refused for what there is not."""
+        ...
+
     async def find(self) -> list[Found]:
         """Every cluster of this pool, alive or dead."""
         ...
@@ -60,6 +64,10 @@ class Backend(Protocol):
 
     async def why_never(self, name: ClusterName) -> str | None:
         """Of a cluster that is not ready: None while it may become so; else why it never will. As cheap as `look`."""
+        ...
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """Of a cluster of which `look` or `why_never` says something: what it means for another try. Never raises."""
         ...
 
     async def why_waiting(self, name: ClusterName) -> str | None:
@@ -85,34 +93,6 @@ class Drivers(Protocol):
     def shut_down(self, cluster: ClusterName) -> None: ...
 
 
-class ClusterFailed(Permanent):
-    """The cluster will never be ready. The text says why, and what to do; `start_log` is what a failed start script said."""
-
-    def __init__(self, message: str, start_log: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.start_log = start_log
-
-
-@dataclass(slots=True)
-class _Cluster:
-    """
-    One name: the cluster that exists under it, if any, and who needs it. `idle_since` is of the event loop's clock.
-
-    `may_exist`: it was to be made, and the backend has not said that it is, or that it is gone.
-    """
-
-    found: Found | None = None
-    may_exist: bool = False
-    leases: set[RunId] = field(default_factory=set)
-    expected: dict[RunId, asyncio.Event] = field(default_factory=dict)
-    turn: RunId | None = None
-    is_turn_wanted: bool = False
-    idle_since: float = 0.0
-    idle_timeout_s: float = 0.0
-    remarks: tuple[Remark, ...] | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Clusters:
     def __init__(
         self,
@@ -123,13 +103,13 @@ class Clusters:
         on_free: Callable[[], None] = lambda: None,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free."""
+        """`on_free` is called when a lease is given back, `on_turn` when a turn that was wanted is free, or a cluster gone."""
         self._backend = backend
         self._drivers = drivers
         self._idle_timeout_s = idle_timeout_s
         self._on_free = on_free
         self._on_turn = on_turn
-        self._clusters: dict[ClusterName, _Cluster] = {}
+        self._clusters: dict[ClusterName, Cluster] = {}
         self._served: dict[RunId, float] = {}
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
 
@@ -140,7 +120,8 @@ class Clusters:
             cluster.found = found
             if found.spec.mode == "per-run":
                 cluster.idle_timeout_s = 0.0
-        self._count()
+            cluster.idle_since = asyncio.get_running_loop().time()
+        self.phases()
 
     def secret_of(self, name: ClusterName) -> str | None:
         cluster = self._clusters.get(name)
@@ -154,6 +135,23 @@ class Clusters:
         """What the clusters that exist are."""
         return {name: cluster.found.spec for name, cluster in self._clusters.items() if cluster.found}
 
+    def phases(self) -> dict[ClusterName, Phase]:
+        """How the clusters that exist are used now; told in the metrics too."""
+        there = {
+            name: cluster.phase(is_ready=self.is_ready(name))
+            for name, cluster in self._clusters.items()
+            if cluster.found
+        }
+        now = Counter(there.values())
+        for phase in get_args(Phase):
+            CLUSTERS.labels(phase).set(now[phase])
+        return there
+
+    def kept(self) -> list[Kept]:
+        """The clusters that exist, with all that they live for."""
+        now = asyncio.get_running_loop().time()
+        return [kept for cluster in self._clusters.values() if (kept := cluster.kept(now))]
+
     async def look(self, name: ClusterName) -> str | None:
         """Why its processes are dead; None while they live, and while nobody can see: what is not known must end no run."""
         if self.secret_of(name) is None:
@@ -163,6 +161,10 @@ class Clusters:
         except FlowgroupError as exc:
             log.get().warning("cluster_not_seen", cluster=name, reason=str(exc))
             return None
+
+    async def fate(self, name: ClusterName) -> Fate:
+        """What it means for another try that a cluster is dead."""
+        return "may-pass" if self.secret_of(name) is None else await self._backend.fate(name)
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What a cluster that is not ready waits for, for a run's message; None if that is not known or not known soon."""
@@ -194,15 +196,16 @@ class Clusters:
     @contextmanager
     def turn(self, spec: ClusterSpec | None, run_id: RunId) -> Iterator[bool]:
         """
-        The run's turn on a cluster that takes one run at a time. False if it is another's; always True elsewhere.
+        The run's turn on a cluster that takes one run at a time, or is being drained. False if it is another's, or nobody's
+        until the cluster is gone; always True elsewhere.
 
         It is asked for before the run is claimed: a run that waits for its turn stays Scheduled and holds nothing.
         """
-        if spec is None or spec.mode != "exclusive":
+        if spec is None or (spec.mode != "exclusive" and not self._is_draining(spec.name)):
             yield True
             return
         cluster = self._cluster(spec.name)
-        if cluster.turn or cluster.leases - {run_id}:
+        if cluster.is_draining or cluster.turn or cluster.leases - {run_id}:
             cluster.is_turn_wanted = True
             yield False
             return
@@ -219,7 +222,7 @@ class Clusters:
         cluster = self._cluster(name)
         cluster.leases.add(run_id)
         if taken := cluster.expected.pop(run_id, None):
-            PREWARMS.labels("hit" if self._is_ready(name) else "late").inc()
+            PREWARMS.labels("hit" if self.is_ready(name) else "late").inc()
             taken.set()
         if idle_timeout_s is not None:
             cluster.idle_timeout_s = idle_timeout_s
@@ -260,10 +263,21 @@ class Clusters:
 
     def _freed(self, name: ClusterName) -> None:
         cluster = self._cluster(name)
-        if cluster.is_turn_wanted and not (cluster.turn or cluster.leases):
+        if cluster.is_turn_wanted and not (cluster.turn or cluster.leases or cluster.is_draining):
             cluster.is_turn_wanted = False
             self._on_turn()
         self._forget_if_nothing(name)
+
+    def drain(self, names: Collection[ClusterName]) -> None:
+        """Exactly these are drained: they take no run any more, and go when those that they have are over."""
+        for name, cluster in self._clusters.items():
+            is_draining = name in names and cluster.found is not None
+            if is_draining != cluster.is_draining:
+                log.get().info("cluster_drained" if is_draining else "cluster_not_drained", cluster=name)
+            cluster.is_draining = is_draining
+
+    def _is_draining(self, name: ClusterName) -> bool:
+        return name in self._clusters and self._clusters[name].is_draining
 
     # Made and ready
 
@@ -288,6 +302,7 @@ class Clusters:
         await self._until_ready(found)
         if began is not None:
             self._boots_s.append(asyncio.get_running_loop().time() - began)
+            CLUSTER_START.observe(self._boots_s[-1])
         return found
 
     @property
@@ -295,18 +310,19 @@ class Clusters:
         """The slowest of the last few clusters, from making it to ready; None if none was made."""
         return max(self._boots_s, default=None)
 
-    def _is_ready(self, name: ClusterName) -> bool:
+    def is_ready(self, name: ClusterName) -> bool:
+        """Whether its driver is on the line and takes runs."""
         view = self._drivers.view(name)
         return view.is_connected and view.status is not None and view.status.ready
 
-    async def _make(self, cluster: _Cluster, spec: ClusterSpec) -> None:
+    async def _make(self, cluster: Cluster, spec: ClusterSpec) -> None:
         log.get().info("cluster_make", cluster=spec.name, flow=spec.flow_name, workers=spec.workers, mode=spec.mode)
         reached("making")
         cluster.may_exist = True
         cluster.found = await self._backend.create(spec)
         reached("made")
         CLUSTERS_MADE.inc()
-        self._count()
+        self.phases()
 
     async def _hopeless(self, found: Found) -> str | None:
         view = self._drivers.view(found.name)
@@ -323,7 +339,8 @@ class Clusters:
             if view.is_connected and status and status.trouble:
                 raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}", status.start_log)
             if reason := await self._backend.why_never(found.name):  # its driver may be there without a scheduler
-                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}")
+                may_pass = await self._backend.fate(found.name) != "certain"
+                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}", may_pass=may_pass)
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await changed.wait()
@@ -343,49 +360,44 @@ class Clusters:
     def idle(self) -> list[ClusterName]:
         """Clusters that nobody needs, and has not needed for their idle time."""
         now = asyncio.get_running_loop().time()
-        return [name for name, cluster in self._clusters.items() if _is_idle(cluster, now)]
+        return [name for name, cluster in self._clusters.items() if cluster.is_idle(now)]
+
+    def unneeded(self) -> list[ClusterName]:
+        """Clusters that nobody needs now, though their idle time may not be over; the longest idle first."""
+        free = {name: cluster for name, cluster in self._clusters.items() if cluster.is_unneeded}
+        return sorted(free, key=lambda name: free[name].idle_since)
+
+    def give_up(self, name: ClusterName) -> None:
+        """The cluster goes now, unless somebody comes to need it before."""
+        self._cluster(name).idle_timeout_s = 0.0
+        self._on_free()
 
     async def delete_if_idle(self, name: ClusterName) -> None:
         """Delete the cluster, unless somebody has come to need it meanwhile."""
         cluster = self._cluster(name)
         async with cluster.lock:
-            if _is_idle(cluster, asyncio.get_running_loop().time()):
+            if cluster.is_idle(asyncio.get_running_loop().time()):
                 log.get().info("cluster_idle", cluster=name, idle_timeout_s=cluster.idle_timeout_s)
                 await self._delete(cluster, name)
+                self._freed(name)  # what waited while it was drained
         self._forget_if_nothing(name)
 
     def _forget_if_nothing(self, name: ClusterName) -> None:
-        cluster = self._cluster(name)
-        if not (
-            cluster.found
-            or cluster.may_exist
-            or cluster.leases
-            or cluster.expected
-            or cluster.turn
-            or cluster.lock.locked()
-        ):
+        if self._cluster(name).is_nothing:
             del self._clusters[name]
 
-    async def _delete(self, cluster: _Cluster, name: ClusterName) -> None:
+    async def _delete(self, cluster: Cluster, name: ClusterName) -> None:
         self._drivers.shut_down(name)
         reached("deleting")
         await self._backend.delete(name)
         reached("deleted")
-        cluster.found = cluster.remarks = None
+        cluster.found, cluster.remarks, cluster.is_draining = None, None, False
         cluster.may_exist = False
-        self._count()
+        self.phases()
+        self._on_turn()  # there is room for another
 
-    def _cluster(self, name: ClusterName) -> _Cluster:
+    def _cluster(self, name: ClusterName) -> Cluster:
         if name not in self._clusters:
             now = asyncio.get_running_loop().time()
-            self._clusters[name] = _Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
+            self._clusters[name] = Cluster(idle_since=now, idle_timeout_s=self._idle_timeout_s)
         return self._clusters[name]
-
-    def _count(self) -> None:
-        CLUSTERS.set(len(self.names()))
-
-
-def _is_idle(cluster: _Cluster, now: float) -> bool:
-    if not (cluster.found or cluster.may_exist) or cluster.leases or cluster.expected or cluster.turn:
-        return False
-    return now - cluster.idle_since >= cluster.idle_timeout_s

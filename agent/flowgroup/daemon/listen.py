@@ -16,6 +16,7 @@ class Events(Protocol):
 class Cancels(Protocol):
     def ask(self, run_id: RunId) -> bool: ...
     def ask_suspend(self, run_id: RunId) -> bool: ...
+    def look_at(self, run_id: RunId) -> None: ...
 
 
 async def listen(events: Events, poll: Wake, cancels: Cancels, changed: Callable[[], None]) -> None:
@@ -27,6 +28,9 @@ async def listen(events: Events, poll: Wake, cancels: Cancels, changed: Callable
             continue
         if notice.run and notice.kind == "suspended":
             cancels.ask_suspend(notice.run)
+            continue
+        if notice.run and notice.kind == "over":
+            cancels.look_at(notice.run)
             continue
         if notice.kind != "due":
             changed()

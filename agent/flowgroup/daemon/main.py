@@ -7,25 +7,29 @@ second signal ends at once.
 """
 
 import asyncio
-import re
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
 from flowgroup import log, signing
+from flowgroup.daemon import asked as asked_room
 from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import losses as losses_room
 from flowgroup.daemon import scale as scale_room
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
+from flowgroup.daemon.caps import Caps, Limits
+from flowgroup.daemon.claims import Claims
 from flowgroup.daemon.clusters import Clusters
+from flowgroup.daemon.costs import Costs, Named
 from flowgroup.daemon.drivers import Drivers
 from flowgroup.daemon.heartbeat import beat
+from flowgroup.daemon.held import Held
 from flowgroup.daemon.journey import Journeys
 from flowgroup.daemon.keep import keep
 from flowgroup.daemon.known import Knowledge
@@ -36,7 +40,7 @@ from flowgroup.daemon.owner import folder_of, mark_of
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
-from flowgroup.daemon.process import announced, stopped_by_signals, ungrouped
+from flowgroup.daemon.process import Loops, announced, stopped_by_signals, ungrouped, until_stopped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.scale import Scale
@@ -45,30 +49,33 @@ from flowgroup.daemon.send import Sender
 from flowgroup.daemon.shelf import Shelf
 from flowgroup.daemon.shortage import Shortage
 from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.standing import Standing
+from flowgroup.daemon.teardown import tear_down
 from flowgroup.daemon.tell import Teller
+from flowgroup.daemon.there import clusters_there, made_again, pool_there, registered, worker_name
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
 from flowgroup.edge import store
+from flowgroup.edge.channel import Channel
 from flowgroup.edge.events import Events
 from flowgroup.edge.fence import Fence
 from flowgroup.edge.pools import Pool
 from flowgroup.edge.prefect import Prefect, prefect
 from flowgroup.edge.relay_control import RelayControl, RelayControls
-from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.errors import Refused
 from flowgroup.health import Health, serve
-from flowgroup.metrics import LEADING
+from flowgroup.metrics import CLUSTERS, LEADING, LOOP_BLOCKED, LOOP_LAG, RUNS_HELD, WORKERS
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import RelayName, digest
-from flowgroup.retry import pause_s, until
+from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import DaemonSettings, Settings, ui_of
+from flowgroup.watchdog import Seen, watched
 
 _STUCK_S = 180.0  # a loop is stuck when it has not come round for so long, API calls that time out included
-_GOODBYE_TIMEOUT_S = 3.0
-_SAID_AGAIN_S = 30.0
 
 
-class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, Protocol):
+class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, asked_room.Backend, Protocol):
     """What makes clusters, and keeps relays alive. `relay_key` is what the daemon shows to a relay."""
 
     @property
@@ -82,6 +89,10 @@ class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, Pr
     @property
     def relays(self) -> Sequence[RelayName]:
         """Those that new clusters are shared out among, by flow group."""
+        ...
+
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """How many GPUs each worker of a group holds, by the group's name; as far as the backend shares them out."""
         ...
 
     async def relay(self, name: RelayName) -> Endpoint:
@@ -154,7 +165,10 @@ async def take_turns(
                         lost, _lead(_Place(settings, api, backend, folder, seat.fence), health, port, stop), name="lead"
                     )
             LEADING.set(0)
+            for level in (CLUSTERS, WORKERS, RUNS_HELD):  # the next leader shows them
+                level.clear()
             health.forget_loops()
+            health.pages.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +186,19 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     """Serve the pool until `stop` is set."""
     daemon, api = at.settings.daemon, at.api
     api.forget_cached()
-    pool = await unless(stop, _pool_there(api, at.settings.prefect.api_url), name="start")
+    pool = await unless(stop, pool_there(api, at.settings.prefect.api_url), name="start")
     parts = _built(at, pool)
-    await unless(stop, _clusters_there(parts.clusters), name="adopt")
+    await unless(stop, clusters_there(parts.clusters), name="adopt")
     async with (
         parts.drivers.serve(at.backend.listen, parts.clusters.secret_of),
         aclosing(parts.relays),
-        _registered(api, _worker_name(daemon, pool.name), at.fence) as worker,
+        registered(api, worker_name(daemon, pool.name), at.fence) as worker,
     ):
+        health.pages["/flowgroup/status"] = _standing(parts, pool.name, worker, daemon, health).told
         with announced(at.folder / "daemon.json", port):
             log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
-            await _until_stopped(stop, _loops(parts, daemon, api, worker, health))
+            with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
+                await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
             log.get().info("daemon_stopping")
 
 
@@ -200,6 +216,10 @@ class _Parts:
     events: Events | None
     scale: Scale
     answers: Answers
+    costs: Costs
+    asks: asked_room.Backend
+    caps: Caps
+    held: Held
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -207,7 +227,7 @@ class _Parts:
 
 def _built(at: _Place, pool: Pool) -> _Parts:
     settings, api, backend, folder = at.settings, at.api, at.backend, at.folder
-    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), Teller(api)
+    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), _teller(settings, api)
     slots = Slots(daemon.slots, on_free=bells.poll.nudge)
     drivers = Drivers(on_change=bells.reconcile.ring, fence=at.fence)
     clusters = Clusters(
@@ -222,12 +242,16 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     relays = _relays(at, known_as)
     attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
+    caps, claims = Caps(_limits(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
+    held = Held(api, claims, caps)
     journeys = Journeys(
         slots=slots,
+        caps=caps,
+        claims=claims,
         api=api,
         clusters=clusters,
         sender=Sender(clusters, attempts, drivers, Knowledge(api), Shelf(store), keys, ui_of(settings.prefect)),
-        watch=Watch(drivers, clusters.look, daemon.cancel_grace_s, daemon.driver_lost_s),
+        watch=Watch(drivers, clusters.look, clusters.fate, daemon.cancel_grace_s, daemon.driver_lost_s),
         attempts=attempts,
         drivers=drivers,
         teller=teller,
@@ -239,9 +263,39 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
     answers = Answers(backend, clusters, drivers)
-    parts = _Parts(bells, slots, drivers, clusters, relays, attempts, cancels, teller, journeys, events, scale, answers)
+    costs = Costs(clusters, drivers, backend.gpus, pool.name, Named(daemon.metrics_flow_groups))
+    parts = _Parts(
+        bells,
+        slots,
+        drivers,
+        clusters,
+        relays,
+        attempts,
+        cancels,
+        teller,
+        journeys,
+        events,
+        scale,
+        answers,
+        costs,
+        backend,
+        caps,
+        held,
+    )
     api.trust(parts.is_streamed)
     return parts
+
+
+def _limits(daemon: DaemonSettings) -> Limits:
+    """The pool's runs are the slots."""
+    told = {name: value for name, value in daemon.model_dump().items() if "cap_" in name and value is not None}
+    pool = {name.removeprefix("cap_"): value for name, value in told.items() if name.startswith("cap_")}
+    group = {name.removeprefix("group_cap_"): value for name, value in told.items() if name.startswith("group_cap_")}
+    return Limits(pool, group)
+
+
+def _teller(settings: Settings, api: Prefect) -> Teller:
+    return Teller(api, Again(api, settings.daemon.infrastructure_retries))
 
 
 def _relays(at: _Place, known_as: str) -> RelayControls:
@@ -254,11 +308,23 @@ def _relays(at: _Place, known_as: str) -> RelayControls:
     return RelayControls(backend.relays, control)
 
 
-_Loops = dict[str, Coroutine[Any, Any, None]]
+def _standing(parts: _Parts, pool: str, worker: str, daemon: DaemonSettings, health: Health) -> Standing:
+    return Standing(
+        pool=pool,
+        worker=worker,
+        backend=daemon.backend,
+        clusters=parts.clusters,
+        drivers=parts.drivers,
+        slots=parts.slots,
+        scale=parts.scale,
+        is_streamed=parts.is_streamed,
+        stuck=health.stuck,
+    )
 
 
-def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, health: Health) -> _Loops:
+def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health: Health) -> Loops:
     """Every loop of the daemon, by its name. None of them ends by itself."""
+    daemon = settings.daemon
     rhythm = Rhythm(daemon.poll_interval_s, daemon.poll_ahead_s, daemon.claim_ahead_s, daemon.queues)
     poll = Poll(
         api,
@@ -269,6 +335,7 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         moved=health.loop("poll", limit_s=_STUCK_S + daemon.poll_interval_s),
         first_done=health.ready,
         is_streamed=parts.is_streamed,
+        held=parts.held,
     )
     reconcile = Reconcile(
         api,
@@ -280,18 +347,20 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         parts.journeys.resume,
         parts.bells.reconcile,
         parts.journeys.owner,
+        health.loop("reconcile", limit_s=_STUCK_S),
     )
     prewarm = Prewarm(
         api,
         parts.clusters,
+        parts.caps,
         parts.journeys.policy,
         Ahead(daemon.prewarm_s, daemon.prewarm_clusters, daemon.queues),
         lambda: parts.slots.held,
         moved=health.loop("prewarm", limit_s=_STUCK_S),
     )
     events = parts.events
-    loops: _Loops = {
-        "attempts": parts.attempts.extend(),
+    loops: Loops = {
+        "attempts": parts.attempts.extend(health.loop("attempts", limit_s=_STUCK_S)),
         "reconcile": reconcile.run(),
         "poll": poll.run(),
         "cancel": look_for_cancelling(
@@ -303,15 +372,17 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         "reap": reap(
             parts.clusters, parts.bells.reap, health.loop("reap", limit_s=_STUCK_S), settled=reconcile.is_settled
         ),
+        "costs": parts.costs.run(health.loop("costs", limit_s=_STUCK_S)),
         "scale": parts.scale.run(health.loop("scale", limit_s=_STUCK_S)),
         "losses": parts.answers.run(health.loop("losses", limit_s=_STUCK_S)),
+        "asked": asked_room.follow(parts.asks, parts.clusters, parts.scale, health.loop("asked", limit_s=_STUCK_S)),
         "shortage": Shortage(api, parts.clusters, parts.drivers).run(health.loop("shortage", limit_s=_STUCK_S)),
         "heartbeat": beat(
             api,
             worker,
             daemon.heartbeat_interval_s,
             health.loop("heartbeat", limit_s=_STUCK_S + daemon.heartbeat_interval_s),
-            lambda: _made_again(api, events),
+            lambda: made_again(api, events),
         ),
     }
     if every_s := parts.clusters.renew_every_s:
@@ -320,81 +391,6 @@ def _loops(parts: _Parts, daemon: DaemonSettings, api: Prefect, worker: str, hea
         loops["prewarm"] = prewarm.run()
     if events is not None:
         loops["events"] = listen(events, parts.bells.poll, parts.cancels, api.forget_cached)
+        channel = Channel(settings.prefect, api.pool, worker, daemon.heartbeat_interval_s)
+        loops["teardown"] = tear_down(channel, parts.cancels, parts.attempts)
     return loops
-
-
-async def _until_stopped(stop: asyncio.Event, loops: _Loops) -> None:
-    """Run the loops until the flag is set. A loop that ends is an error, and an error in one ends all."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_endless(name, loop), name=name) for name, loop in loops.items()]
-        await stop.wait()
-        for task in tasks:
-            task.cancel()
-
-
-async def _endless(name: str, loop: Coroutine[Any, Any, None]) -> None:
-    await loop
-    raise RuntimeError(f"the loop {name!r} ended")
-
-
-async def _pool_there(api: Prefect, url: str | None) -> Pool:
-    """The pool, as soon as the API answers. Raises Permanent when it answers that it will not."""
-    tries, said_at = 0, 0.0
-    while True:
-        try:
-            return await api.ensure_pool()
-        except Transient as exc:
-            tries += 1
-            now = asyncio.get_running_loop().time()
-            if tries == 1 or now - said_at > _SAID_AGAIN_S:
-                said_at = now
-                log.get().warning("api_unreachable", PREFECT_API_URL=url, reason=str(exc), then="trying again")
-            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
-        except Refused:
-            raise
-        except Permanent as exc:
-            raise Refused(str(exc)) from exc
-
-
-async def _clusters_there(clusters: Clusters) -> None:
-    """
-    Take over what there is, as soon as the backend says it: without that every run that a driver has would look lost.
-
-    Raises Permanent when the backend answers that it will not.
-    """
-    tries = 0
-    while True:
-        try:
-            await clusters.adopt()
-        except Transient as exc:
-            tries += 1
-            if tries == 1:
-                log.get().warning("clusters_not_found_yet", reason=str(exc), then="trying again")
-            await asyncio.sleep(pause_s(tries, exc.retry_after_s))
-        else:
-            return
-
-
-async def _made_again(api: Prefect, events: Events | None) -> None:
-    pool = await api.ensure_pool()
-    api.forget_cached()
-    if events is not None:
-        events.follow(pool.id)
-
-
-@asynccontextmanager
-async def _registered(api: Prefect, worker: str, fence: Fence) -> AsyncIterator[str]:
-    """Our worker's name. When we go in peace, it goes from Prefect's list too; it is also that of who stands by for us."""
-    yield worker
-    if not fence.is_open:
-        return
-    try:
-        async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
-            await until(lambda: api.remove_worker(worker), timeout_s=_GOODBYE_TIMEOUT_S)
-    except (FlowgroupError, TimeoutError) as exc:
-        log.get().warning("worker_not_removed", worker=worker, reason=str(exc))
-
-
-def _worker_name(daemon: DaemonSettings, pool: str) -> str:
-    """Prefect takes no / and no % in it."""
-    return re.sub(r"[/%]", "-", daemon.name or f"flowgroup {pool} {socket.gethostname()}")

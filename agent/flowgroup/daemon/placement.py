@@ -19,6 +19,7 @@ from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.pod import PodExtras
 from flowgroup.model.runs import Deployment, DueRun, Placement
 from flowgroup.model.spec import ClusterSpec, is_process_wide, sealed, spec_of, through
+from flowgroup.model.states import SeenRun
 from flowgroup.model.variables import JobVariables, allows_unsigned, merged, parse, pool_defaults
 
 _SIGNED = ("image", "start script", "environment", "environment by reference, volumes or service account")
@@ -39,7 +40,7 @@ class Policy:
     """The relays that flow groups are shared out among."""
 
 
-def said(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
+def said(due: DueRun | SeenRun, deployment: Deployment, template: dict[str, Any]) -> dict[str, Any]:
     """The run's job variables as pool, deployment and run say them together."""
     return merged(*_layers(due, deployment, template))
 
@@ -92,11 +93,12 @@ def place(
         idle_timeout_s=0.0 if spec.mode == "per-run" else idle_s,
         bundle=variables.bundle,
         memory_limit_bytes=variables.memory_limit_bytes,
+        skip_if_late_s=variables.skip_if_late_s,
         secret_env=with_blocks | {name for name, one in variables.env_value_from.items() if one.secret_key_ref},
     )
 
 
-def _layers(due: DueRun, deployment: Deployment, template: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+def _layers(due: DueRun | SeenRun, deployment: Deployment, template: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     layers = (pool_defaults(template), deployment.job_variables, due.job_variables)
     return tuple(_nested(layer) for layer in layers)
 

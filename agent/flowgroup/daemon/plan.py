@@ -7,9 +7,12 @@ In: a due run. Out: a Placement, or Refused with what somebody has to change. No
 from typing import Any, Protocol
 
 from flowgroup.daemon import resolve
-from flowgroup.daemon.placement import Policy, place
+from flowgroup.daemon.placement import Policy, place, said
+from flowgroup.model import references
 from flowgroup.model.ids import DeploymentId
 from flowgroup.model.runs import Deployment, DueRun, Placement
+from flowgroup.model.states import SeenRun
+from flowgroup.model.variables import JobVariables, parse
 
 
 class Api(resolve.Api, Protocol):
@@ -23,3 +26,12 @@ async def planned(api: Api, due: DueRun, policy: Policy) -> Placement:
     template = await api.template()
     told = await resolve.told(api, due, deployment, template)
     return place(due, deployment, template, policy, told)
+
+
+async def variables_of(api: Api, run: SeenRun) -> JobVariables:
+    """What is said for a run that was planned before, by another daemon maybe. Raises as `planned` does."""
+    if run.deployment_id is None:
+        return JobVariables()
+    deployment, template = await api.deployment(run.deployment_id), await api.template()
+    told = await resolve.told(api, run, deployment, template)
+    return parse(references.filled(said(run, deployment, template), told))

@@ -48,6 +48,10 @@ class Clusters(Protocol):
     async def ready(self, spec: ClusterSpec) -> Found: ...
 
 
+class Caps(Protocol):
+    def ahead(self, spec: ClusterSpec, run_id: RunId) -> AbstractContextManager[bool]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """How far ahead to look (`within_s`), and how many clusters that nobody uses yet may be there for it."""
@@ -82,6 +86,7 @@ class Prewarm:
 
     api: Api
     clusters: Clusters
+    caps: Caps
     policy: Policy
     ahead: Ahead
     held: Callable[[], frozenset[RunId]]
@@ -149,6 +154,8 @@ class Prewarm:
             if coming.keeping or coming.plan is None or coming.due.id in held or not self._is_near(coming):
                 continue
             coming.is_making = coming.cluster not in self.clusters.names()
+            if not self._has_room(coming.due, coming.plan):  # asked again in some seconds
+                continue
             coming.keeping = keeping.create_task(self._keep(coming.due, coming.plan), name=f"prewarm {coming.due.id}")
 
     def _is_near(self, coming: _Coming) -> bool:
@@ -161,7 +168,16 @@ class Prewarm:
         has_room = coming.cluster in making or len(making) < self.ahead.clusters
         return has_room and left_s <= self._lead_s()
 
+    def _has_room(self, due: DueRun, plan: Placement) -> bool:
+        with self.caps.ahead(plan.spec, due.id) as has_room:
+            return has_room
+
     async def _keep(self, due: DueRun, plan: Placement) -> None:
+        with self.caps.ahead(plan.spec, due.id) as has_room:
+            if has_room:
+                await self._kept(due, plan)
+
+    async def _kept(self, due: DueRun, plan: Placement) -> None:
         name = plan.spec.name
         with self.clusters.expect(name, due.id, plan.idle_timeout_s) as taken:
             if taken.is_set():

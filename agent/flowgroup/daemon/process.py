@@ -4,12 +4,16 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flowgroup.edge.files import write_atomically
 from flowgroup.errors import Refused
+
+Loops = dict[str, Coroutine[Any, Any, None]]
+"""By name. None of them ends by itself."""
 
 
 @contextmanager
@@ -53,3 +57,17 @@ def stopped_by_signals() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def until_stopped(stop: asyncio.Event, loops: Loops) -> None:
+    """Run the loops until the flag is set. A loop that ends is an error, and an error in one ends all."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_endless(name, loop), name=name) for name, loop in loops.items()]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def _endless(name: str, loop: Coroutine[Any, Any, None]) -> None:
+    await loop
+    raise RuntimeError(f"the loop {name!r} ended")

@@ -7,10 +7,10 @@ those whose last claim has our mark.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flowgroup import log
 from flowgroup.daemon.points import reached
@@ -28,6 +28,7 @@ _EVERY_S = 30.0
 _RETURN_TIMEOUT_S = 15.0
 _SEALS_TIMEOUT_S = 60.0
 _LOOK_EVERY_S = 0.5
+_UNDER_WAY: tuple[StateType, ...] = ("PENDING", "RUNNING", "CANCELLING", "PAUSED")
 
 
 class Api(Protocol):
@@ -51,7 +52,7 @@ class Drivers(Protocol):
 
 
 class Teller(Protocol):
-    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None: ...
+    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> Outcome: ...
 
 
 class Attempts(Protocol):
@@ -122,6 +123,7 @@ class Reconcile:
 
     async def _is_claimed(self, one: OpenAttempt) -> bool:
         """A seal of an attempt that is over opens nothing. An API that does not say so now must end no run."""
+        self.moved()
         try:
             return await self.api.last_claim(one.run_id) == one.attempt
         except FlowgroupError as exc:
@@ -153,13 +155,21 @@ class Reconcile:
 
     async def _compare(self) -> None:
         try:
-            runs = await self.api.runs_in("PENDING", "RUNNING", "CANCELLING", "PAUSED")
+            runs = await self.api.runs_in(*_UNDER_WAY)
             runs += await self.api.runs_named("AwaitingRetry")
+            runs += await self._elsewhere({run.id for run in runs})
             for run in runs:
+                self.moved()
                 await self._judge(run)
             await self._close_stale()
         except FlowgroupError as exc:  # compared again in 30 s
             log.get().warning("reconcile_put_off", reason=str(exc))
+
+    async def _elsewhere(self, known: set[RunId]) -> list[SeenRun]:
+        """Runs that we opened, that nothing carries and that the pool does not show any more: its queue was deleted."""
+        lost = {one.run_id for one in self.attempts.listed() if not self._is_carried(one.run_id)} - known
+        seen = [await self.api.read(run_id) for run_id in lost]
+        return [run for run in seen if run is not None and run.state.type in _UNDER_WAY]
 
     async def _judge(self, run: SeenRun) -> None:
         if is_left_behind(run) or self._is_carried(run.id):
@@ -173,7 +183,7 @@ class Reconcile:
         reached("judging")
         await self.attempts.close(attempt)
         end = None if run.state.type == "CANCELLING" else await self.api.end_of(run.id)
-        await self.teller.tell(run.id, attempt, end or verdict(run))
+        await patiently(self.teller.tell(run.id, attempt, end or verdict(run)), self.moved)
 
     async def _may_live(self, attempt: AttemptId) -> bool:
         """Whether the attempt is on a cluster whose processes live, though its driver says nothing."""
@@ -192,6 +202,18 @@ class Reconcile:
         for one in self.attempts.listed():
             if not self._is_carried(one.run_id) and not await self._is_silent(one.cluster):
                 await self.attempts.close(one.attempt)
+
+
+async def patiently(telling: Coroutine[Any, Any, object], moved: Callable[[], None]) -> None:
+    """Wait for what may last as long as an outage of the API, and move: to wait for somebody else is not to be stuck."""
+    task = asyncio.create_task(telling, name="tell")
+    try:
+        while not task.done():
+            moved()
+            await asyncio.wait([task], timeout=_EVERY_S)
+        await task
+    finally:
+        task.cancel()
 
 
 def verdict(run: SeenRun) -> Outcome:

@@ -13,6 +13,7 @@ from flowgroup.daemon.placement import said
 from flowgroup.errors import Permanent, Refused
 from flowgroup.model.references import BLOCKS, VARIABLES, found, inside
 from flowgroup.model.runs import Deployment, DueRun
+from flowgroup.model.states import SeenRun
 
 _TYPE_AND_NAME = 2
 
@@ -22,7 +23,9 @@ class Api(Protocol):
     async def variable(self, name: str) -> tuple[Any] | None: ...
 
 
-async def told(api: Api, due: DueRun, deployment: Deployment | None, template: dict[str, Any]) -> Mapping[str, Any]:
+async def told(
+    api: Api, due: DueRun | SeenRun, deployment: Deployment | None, template: dict[str, Any]
+) -> Mapping[str, Any]:
     """Raises Refused, naming what is not there, and Transient while the API does not answer."""
     if deployment is None:
         return {}

@@ -22,6 +22,10 @@ _LOOK_S = 1.0
 _SOON_S = 2.0
 _AGAIN_S = 30.0
 
+Group = tuple[ClusterName, str]
+Wish = tuple[int, float]
+"""How many workers, and until when they are waited for: seconds since 1970."""
+
 
 class Backend(Protocol):
     async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
@@ -55,6 +59,8 @@ class Scale:
     backend: Backend
     clusters: Clusters
     drivers: Drivers
+    _asked: dict[Group, int] = field(default_factory=dict)
+    _reached: dict[Group, Wish] = field(default_factory=dict)
     _done: dict[tuple[ClusterName, str], _Done] = field(default_factory=dict)
     _busy: set[ClusterName] = field(default_factory=set)
 
@@ -71,11 +77,31 @@ class Scale:
                         scaling.create_task(self._scale(name, due), name=f"scale {name}")
                 await asyncio.sleep(_LOOK_S)
 
+    def ask(self, asked: Mapping[Group, Wish]) -> None:
+        """
+        Exactly these groups get so many workers, within their numbers, until they are there: an operator asked for it.
+
+        Once they were there it is done: what is idle then goes again, by the scheduler's word.
+        """
+        self._reached = {key: wish for key, wish in self._reached.items() if asked.get(key) == wish}
+        self._reached |= {key: wish for key, wish in asked.items() if self._there(*key) >= wish[0]}
+        self._asked = {key: wish[0] for key, wish in asked.items() if key not in self._reached}
+
+    def asked(self, name: ClusterName, group: str) -> int:
+        """What an operator asked for and is not there yet; 0 if nothing."""
+        return self._asked.get((name, group), 0)
+
+    def _there(self, name: ClusterName, group: str) -> int:
+        status = self.drivers.view(name).status
+        return status.groups[group].there if status and group in status.groups else 0
+
     def _due(self, name: ClusterName, spec: ClusterSpec) -> dict[str, tuple[int, tuple[str, ...]]]:
         """The groups whose level has to be carried out, and it, kept within the group's numbers."""
         groups = [numbers for numbers in spec.groups if not numbers.is_fixed]
         status = self.drivers.view(name).status if groups else None
-        levels = {one.group: _within(one, status.groups) for one in groups} if status else {}
+        levels = (
+            {one.group: _within(one, status.groups, self.asked(name, one.group)) for one in groups} if status else {}
+        )
         now = asyncio.get_running_loop().time()
         due = {}
         for group, level in levels.items():
@@ -107,6 +133,6 @@ class Scale:
         done.again_at = asyncio.get_running_loop().time() + again_s
 
 
-def _within(numbers: Numbers, levels: Mapping[str, GroupLevel]) -> tuple[int, tuple[str, ...]] | None:
+def _within(numbers: Numbers, levels: Mapping[str, GroupLevel], asked: int) -> tuple[int, tuple[str, ...]] | None:
     said = levels.get(numbers.group)
-    return (min(max(said.wanted, numbers.least), numbers.most), said.retired) if said else None
+    return (min(max(said.wanted, numbers.least, asked), numbers.most), said.retired) if said else None

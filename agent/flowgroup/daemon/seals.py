@@ -25,7 +25,7 @@ class Seals:
 
     def opened(self, seal: str, shown_by: ClusterName) -> OpenAttempt | None:
         """The attempt, if we sealed it for that cluster."""
-        said, _, mac = seal.partition(".")
+        said, _, mac = seal.encode("utf-8", "replace").decode().partition(".")
         if not hmac.compare_digest(self._mac(said.encode()).encode(), mac.encode()):
             return None
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flowgroup import log
+from flowgroup.daemon.again import Again
 from flowgroup.daemon.points import reached
 from flowgroup.edge.prefect import Standing
 from flowgroup.edge.wire import Unauthorized
@@ -17,12 +18,11 @@ from flowgroup.errors import Permanent, Transient
 from flowgroup.metrics import RUNS_UNDONE
 from flowgroup.model.causes import code_of
 from flowgroup.model.ids import AttemptId, RunId
-from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Outcome, Reported
+from flowgroup.model.runs import Cancelled, Crashed, GivenBack, Lost, Outcome, Reported, Sayable
 from flowgroup.model.states import Saying, SeenRun, to_say
 from flowgroup.retry import pause_s
 
 _ROUNDS = 5
-_ENDED = (Crashed, Cancelled)
 
 
 class Api(Protocol):
@@ -34,13 +34,19 @@ class Api(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Teller:
-    api: Api
+    """`again` decides what becomes of a run whose infrastructure failed."""
 
-    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
-        """Say it until the API has it. A call that can never succeed is logged; the reconcile looks again."""
+    api: Api
+    again: Again
+
+    async def tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> Outcome:
+        """
+        Say it until the API has it, and give what the outcome came to. A call that can never succeed is logged; the reconcile
+        looks again.
+        """
         if isinstance(outcome, Reported):
-            return
-        if isinstance(outcome, Crashed | GivenBack):
+            return outcome
+        if isinstance(outcome, Crashed | GivenBack | Lost):
             RUNS_UNDONE.labels(code_of(outcome.reason) or "other").inc()
         tries = 0
         while True:
@@ -52,29 +58,41 @@ class Teller:
                 await asyncio.sleep(pause_s(tries, exc.retry_after_s if isinstance(exc, Transient) else None))
             except Permanent as exc:
                 log.get().error("run_end_not_told", run=run_id, attempt=attempt, reason=str(exc))
-                return
+                return outcome
 
-    async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> None:
+    async def _tell(self, run_id: RunId, attempt: AttemptId, outcome: Outcome) -> Outcome:
         if await self.api.last_claim(run_id) != attempt:
             log.get().info("run_claimed_again_meanwhile", run=run_id, attempt=attempt)
-            return
-        await self._say(run_id, outcome)
-        if isinstance(outcome, _ENDED):
-            await self._end_children(run_id, outcome)
+            return outcome
+        said = await self._say(run_id, outcome)
+        if isinstance(said, GivenBack) and said.from_running:
+            await self._end_children(run_id, Crashed(said.reason))
+        if isinstance(said, Crashed | Cancelled):
+            await self._end_children(run_id, said)
+        return said or outcome
 
-    async def _say(self, run_id: RunId, outcome: Outcome) -> None:
-        """Propose, and look again when the run has moved meanwhile: to Cancelling, for example."""
+    async def _say(self, run_id: RunId, outcome: Outcome) -> Sayable | None:
+        """
+        Propose, and look again when the run has moved meanwhile: to Cancelling, for example.
+
+        Gives what was said, or would have been if the API had not known better.
+        """
         for _ in range(_ROUNDS):
             seen = await self.api.read(run_id)
-            saying = to_say(seen, outcome) if seen else None
+            if seen is None:
+                return None
+            judged = await self.again.judged(seen, outcome) if isinstance(outcome, Lost) else outcome
+            saying = to_say(seen, judged)
             if saying is None:
-                return
+                return judged
             reached("saying")
             standing = await self.api.say(run_id, saying)
             reached("said")
             if standing.accepted:
-                log.get().info("run_told", run=run_id, state=saying.type, reason=saying.message)
-                return
+                log.get().info("run_told", run=run_id, state=saying.type, name=saying.name, reason=saying.message)
+                if isinstance(judged, GivenBack) and judged.name:
+                    await self.again.note(run_id, judged)
+                return judged
         raise Permanent(f"the API refused {_ROUNDS} times to take the end of run {run_id}")
 
     async def _end_children(self, run_id: RunId, outcome: Crashed | Cancelled) -> None:

@@ -17,6 +17,9 @@ async def unless(asked: asyncio.Event, work: Coroutine[Any, Any, T], *, name: st
 
     Whatever happens, the work has ended when this returns; work that was done counts even if it was called off.
     """
+    if asked.is_set():
+        work.close()
+        raise Interrupted
     doing = asyncio.create_task(work, name=name)
     waiting = asyncio.create_task(asked.wait(), name=f"{name}: called off?")
     try:

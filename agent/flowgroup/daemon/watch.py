@@ -15,9 +15,10 @@ from flowgroup.daemon.cancel import Asked
 from flowgroup.daemon.diagnose import outcome_of
 from flowgroup.daemon.view import View
 from flowgroup.model.causes import marked, said
+from flowgroup.model.clusters import Fate
 from flowgroup.model.ids import AttemptId, ClusterName
 from flowgroup.model.orders import Attempt, Exit
-from flowgroup.model.runs import Crashed, GivenBack, Outcome, SentRun
+from flowgroup.model.runs import Lost, Outcome, SentRun
 
 _LOOK_EVERY_S = 1.0
 
@@ -30,10 +31,11 @@ class Drivers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """`look` says why a cluster's processes are dead, or None while they live."""
+    """`look` says why a cluster's processes are dead, or None while they live; `fate` whether they were taken from it."""
 
     drivers: Drivers
     look: Callable[[ClusterName], Awaitable[str | None]]
+    fate: Callable[[ClusterName], Awaitable[Fate]]
     cancel_grace_s: float
     driver_lost_s: float
 
@@ -73,9 +75,10 @@ class Watch:
         if reason is None:
             return None
         log.get().warning("driver_dead", cluster=sent.cluster, run=sent.id, reason=reason)
-        if sent.attempt in view.orders and sent.attempt not in view.seen:
-            return GivenBack(f"The driver of cluster {sent.cluster} ended before it took the run: {reason}")
-        return Crashed(f"The driver of cluster {sent.cluster} ended while the run was on it: {reason}")
+        is_untaken = sent.attempt in view.orders and sent.attempt not in view.seen
+        when = "before it took the run" if is_untaken else "while the run was on it"
+        was_taken = await self.fate(sent.cluster) == "taken"
+        return Lost(f"The driver of cluster {sent.cluster} ended {when}: {reason}", was_taken)
 
     def _is_silent(self, view: View) -> bool:
         silent_s = asyncio.get_running_loop().time() - view.heard_at
@@ -89,9 +92,9 @@ def ended(view: View, sent: SentRun, attempt: Attempt | None, *, cancelled: bool
     if not view.is_connected or view.status is None or sent.attempt in view.orders:
         return None
     if sent.attempt in view.seen:
-        return Crashed(said("driver-restarted", name=sent.cluster))
+        return Lost(said("driver-restarted", name=sent.cluster))
     before = f"The driver of cluster {sent.cluster} was started again before it took the run."
-    return GivenBack(marked("driver-restarted", before))
+    return Lost(marked("driver-restarted", before))
 
 
 async def first_of(*events: asyncio.Event, timeout_s: float) -> None:

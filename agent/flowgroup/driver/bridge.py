@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flowgroup.driver.leftovers import Leftovers
 from flowgroup.driver.topics import REPLY, topic_of
 from flowgroup.edge.embedded import Embedded
 from flowgroup.settings import DriverSettings, set_environment, spare_loopback
@@ -33,6 +34,7 @@ class Bridge:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.serving: asyncio.Task[None] | None = None
+        self.clearing: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._said: dict[str, list[tuple[str, Any]]] = {}  # by owner, in order
         self._saying = threading.Lock()
@@ -120,6 +122,7 @@ async def dask_setup(worker: Worker) -> None:
     app = Starlette(routes=[Route("/{path:path}", bridge.serve_call, methods=_METHODS)])
     server = Embedded(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
     bridge.serving = asyncio.create_task(server.serve(), name="flowgroup-bridge")
+    bridge.clearing = asyncio.create_task(Leftovers(worker).run(), name="flowgroup-leftovers")
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
     port = server.port

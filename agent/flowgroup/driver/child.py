@@ -30,7 +30,7 @@ from prefect.logging.loggers import flow_run_logger
 from pydantic import ValidationError
 
 from flowgroup import bundles
-from flowgroup.driver import engine, installed, lean, losses, spawns, words
+from flowgroup.driver import engine, installed, lean, losses, oskit, spawns, words
 from flowgroup.driver.brief import Brief
 from flowgroup.driver.fetch import fetch
 from flowgroup.driver.leash import Leash
@@ -54,6 +54,7 @@ def run(brief_bytes: bytes, leash_fd: int, shipper_fd: int) -> int:
     brief = Brief.model_validate_json(brief_bytes)
     if needs_new_process(brief.env):
         _execute(brief, leash_fd, shipper_fd)
+    oskit.adopt_orphans()  # what the run starts stays below it until it ends (`family.py`)
     faulthandler.enable()  # a crash in native code says where, in the output that the state's message quotes
     settle(brief.env, set_environment(brief.env), quickly=brief.lean)
     spare_loopback()

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from flowgroup import log
 from flowgroup.driver import losses, oskit
 from flowgroup.driver.brief import Brief, environment
 from flowgroup.driver.exits import exit_of
+from flowgroup.driver.family import Family
 from flowgroup.driver.forks import Fds
 from flowgroup.driver.leash import CANCEL, SUSPEND
 from flowgroup.driver.losses import Asking
@@ -38,6 +39,8 @@ _LAST_WORDS_S = 1.0
 _COMMIT_S = 1.0
 _MEMORY_LOOK_S = 1.0
 _DELIVERY_S = 600.0
+_KILLED_S = 5.0
+_UNKILLABLE = "The run's process was killed and does not end: it waits in the kernel, maybe for a network file system."
 
 
 class Forks(Protocol):
@@ -64,6 +67,7 @@ class Carried:
     started: asyncio.Event = field(default_factory=asyncio.Event)  # it has a pid, or will never have one
     answered: asyncio.Event = field(default_factory=asyncio.Event)  # the child has heard that it must end
     dead: asyncio.Event = field(default_factory=asyncio.Event)  # its process has ended: its pid may be another's now
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)  # it was killed, and the kernel does not let it go
 
     def now(self) -> Attempt:
         phase = "ended" if self.exit else self.notes.get("phase", "starting")
@@ -91,8 +95,10 @@ class Desk:
     kills: Kills = field(default_factory=lambda: Kills(Cgroup.of()))
     losses: Asking = field(init=False)
     _carried: dict[AttemptId, Carried] = field(default_factory=dict)
+    _family: Family = field(init=False)
 
     def __post_init__(self) -> None:
+        self._family = Family(self._living, lambda: any(not one.started.is_set() for one in self._carried.values()))
         self.losses = Asking(self.folder / losses.NAME, self.changed)
 
     def status(self) -> Status:
@@ -136,7 +142,10 @@ class Desk:
         for carried in self._carried.values():
             if carried.pid and not carried.dead.is_set() and carried.order.dask:
                 carried.notes["cause"] = cause
-                oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
+                self._family.kill(carried.pid)
+
+    def _living(self) -> set[int]:
+        return {one.pid for one in self._carried.values() if one.pid and not one.dead.is_set()}
 
     async def _carry(self, carried: Carried) -> None:
         try:
@@ -183,11 +192,14 @@ class Desk:
             carried.started.set()
             _log.info("child_started", run=carried.order.run_id, pid=carried.pid)
             watching = asyncio.create_task(self._watch_memory(carried), name="memory")
-            status = await forks.ended(carried.pid)
+            status = await self._ended(carried, forks.ended(carried.pid))
             carried.dead.set()
             self._note_kill(carried, status, before)
             watching.cancel()
-            oskit.kill(self._left_by(carried.pid, carried.order.attempt))
+            if left := await self._family.sweep():
+                _log.error(
+                    "processes_left", run=carried.order.run_id, pids=sorted(left), reason="they wait in the kernel"
+                )
             forks.forget(carried.pid)
             await asyncio.wait([reading, noting, collecting], timeout=_LAST_WORDS_S)
             if not await self.outbox.emptied(bag, _DELIVERY_S):
@@ -207,6 +219,21 @@ class Desk:
             cgroup = self.kills.cgroup
             carried.notes["cause"] = said(code, who="run's process", limit=cgroup.limit(), peak=cgroup.peak())
 
+    @staticmethod
+    async def _ended(carried: Carried, ended: Coroutine[Any, Any, int]) -> int:
+        """The child's wait status; of one that cannot be killed, as if it had been: it will never run user code again."""
+        ending = asyncio.create_task(ended, name="ended")
+        giving_up = asyncio.create_task(carried.given_up.wait(), name="given up")
+        try:
+            await asyncio.wait((ending, giving_up), return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                return ending.result()
+            carried.notes["cause"] = _UNKILLABLE
+            return int(signal.SIGKILL)
+        finally:
+            ending.cancel()
+            giving_up.cancel()
+
     def _brief(self, carried: Carried, folder: Path) -> str:
         order = carried.order
         scheduler = self.scheduler if order.dask else None
@@ -217,9 +244,8 @@ class Desk:
         reader, writer = await asyncio.open_connection(sock=leash.dup())
         try:
             while line := await reader.readline():
-                with contextlib.suppress(
-                    ValueError, TypeError
-                ):  # user code may write there too: nonsense is not ours to obey
+                # User code may write there too: nonsense is not ours to obey.
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
                     carried.notes.update(_note(line))
                 if carried.notes.pop("asks", None):
                     self.losses.ask()
@@ -242,27 +268,23 @@ class Desk:
         await carried.started.wait()
         if carried.dead.is_set() or carried.pid is None or carried.leash is None:
             return
-        with contextlib.suppress(OSError):
-            carried.leash.send(CANCEL)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carried.answered.wait(), _COMMIT_S)
-        if not carried.dead.is_set():
-            oskit.kill({carried.pid}, signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(carried.dead.wait(), grace_s)
-        if not carried.dead.is_set():
-            _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
-            oskit.kill(self._left_by(carried.pid, carried.order.attempt) | {carried.pid})
+        if not carried.notes.get("reported"):  # else it has ended, but for its last records
+            await self._ask(carried, carried.pid, carried.leash)
+        if await _set_within(carried.dead, grace_s):
+            return
+        _log.warning("child_killed", run=carried.order.run_id, pid=carried.pid, grace_s=grace_s)
+        self._family.kill(carried.pid)
+        if not await _set_within(carried.dead, _KILLED_S):
+            _log.error("child_not_killed", run=carried.order.run_id, pid=carried.pid, reason=_UNKILLABLE)
+            carried.given_up.set()
 
     @staticmethod
-    def _left_by(pid: int, attempt: str) -> set[int]:
-        """What a child started and that still runs: below it, in its session, or marked with its attempt."""
-        table = oskit.process_table()
-        below = oskit.descendants(pid, table)
-        orphans = {other for other, (parent, _) in table.items() if parent == os.getpid()} - below
-        return below | {
-            orphan for orphan in orphans if oskit.has_in_environment(orphan, f"FLOWGROUP_ATTEMPT={attempt}")
-        }
+    async def _ask(carried: Carried, pid: int, leash: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            leash.send(CANCEL)
+        await _set_within(carried.answered, _COMMIT_S)
+        if not carried.dead.is_set():
+            oskit.kill({pid}, signal.SIGTERM)
 
     async def _watch_memory(self, carried: Carried) -> None:
         limit = carried.order.memory_limit_bytes
@@ -280,6 +302,12 @@ class Desk:
         kept = sorted(outputs.glob("*.log"), key=lambda path: path.stat().st_mtime)
         for path in kept[:-_OUTPUTS_KEPT]:
             path.unlink(missing_ok=True)
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    return event.is_set()
 
 
 def _note(line: bytes) -> dict[str, Any]:

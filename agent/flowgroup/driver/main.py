@@ -22,6 +22,7 @@ from flowgroup.driver.preface import Preface
 from flowgroup.driver.spawns import Spawns, spawning
 from flowgroup.driver.start_script import StartScriptFailed
 from flowgroup.driver.templates import Templates
+from flowgroup.driver.usage import Usage
 from flowgroup.edge import forward, tls
 from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.causes import said
@@ -34,6 +35,7 @@ from flowgroup.settings import (
     environment_for_user_code,
     environment_for_zygote,
 )
+from flowgroup.watchdog import watched
 
 _log = log.get()
 _MARGIN_S = 1.5  # an answer that the relay has must not be missed; with it nobody is held for 10 s
@@ -71,13 +73,15 @@ class Stand:
     trouble: str | None = None
     start_log: tuple[str, ...] = ()
     groups: levels.Levels = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def status(self) -> Status:
         status = self.desk.status() if self.desk else Status(ready=False)
         trouble = {"ready": False, "trouble": self.trouble, "start_log": self.start_log} if self.trouble else {}
-        return status.model_copy(update={"groups": self.groups, **trouble})
+        used = {"cpu_s": self.usage.cpu_s, "memory_bytes": self.usage.memory_bytes}
+        return status.model_copy(update={"groups": self.groups, **used, **trouble})
 
     def resize(self, groups: levels.Levels) -> None:
         """The groups of workers are to be of these sizes."""
@@ -132,9 +136,11 @@ async def run(settings: Settings, place: Place) -> None:
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(line.keep(place.daemon, interval_s=settings.driver.status_interval_s), name="line")
         working = tasks.create_task(_work(settings, place, stand), name="work")
-        await stand.over.wait()
-        working.cancel()
-        keeping.cancel()
+        measuring = tasks.create_task(stand.usage.keep(), name="usage")
+        with watched(asyncio.get_running_loop()):
+            await stand.over.wait()
+        for task in (working, keeping, measuring):
+            task.cancel()
 
 
 async def _work(settings: Settings, place: Place, stand: Stand) -> None:

@@ -20,9 +20,9 @@ def die_with_parent(number: signal.Signals) -> None:
     _prctl(_PR_SET_PDEATHSIG, int(number))
 
 
-def adopt_orphans() -> None:
+def adopt_orphans(wanted: bool = True) -> None:
     """Become the parent of every descendant whose own parent dies, so that nothing a run started escapes us."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(wanted))
 
 
 def shows_threads() -> bool:
@@ -54,19 +54,11 @@ def descendants(root: int, table: dict[int, tuple[int, int]]) -> set[int]:
     return below
 
 
-def has_in_environment(pid: int, entry: str) -> bool:
-    """Whether a process was started with this `NAME=value` in its environment."""
-    try:
-        return entry.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-
-
 def kill(pids: set[int], number: signal.Signals = signal.SIGKILL) -> None:
     for pid in pids:
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # it has ended; it became another user (sudo, a setuid program)
             continue
 
 
@@ -80,3 +72,15 @@ def memory_bytes(pids: set[int]) -> int:
             continue
         used += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
     return used
+
+
+def cpu_s(pids: set[int]) -> float:
+    """Processor time of these processes, in seconds, and of those that they have started and that have ended."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        ticks += sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -24,6 +24,7 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from flowgroup.driver.frozen import Frozen
 from flowgroup.driver.wanted import Group, Load, Worker, group_of, groups_of, may_go, plain, wanted
 
 _logger = logging.getLogger("distributed.scheduler")
@@ -178,10 +179,17 @@ class Scaling:
             elif group is not None:
                 there[group] += 1
         level = {name: {"wanted": counts[name], "there": there[name], "retired": sorted(gone[name])} for name in counts}
-        if level != self.level:
-            self.level = level
+        is_new = level != {name: {key: said[key] for key in level[name]} for name, said in self.level.items()}
+        self.level = {name: {**said, **self._used(name)} for name, said in level.items()}
+        if is_new:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+    def _used(self, name: str) -> dict[str, Any]:
+        """What the group's workers use, by their last heartbeats. It changes always, so it is told with what else is told."""
+        said = [ws.metrics for ws in self.scheduler.workers.values() if group_of(str(ws.name), self.groups) == name]
+        cores = sum(float(one.get("cpu", 0.0)) for one in said) / 100
+        return {"cores": round(cores, 3), "memory_bytes": sum(int(one.get("memory", 0)) for one in said)}
 
 
 class _Coming(SchedulerPlugin):
@@ -217,4 +225,5 @@ async def dask_setup(scheduler: Scheduler, groups: str, at: str, written: str, t
     server = await asyncio.start_server(scaling.serve, host, int(port))
     if written:
         _write(written, str(server.sockets[0].getsockname()[1]))
-    _kept.append((asyncio.create_task(scaling.run(), name="flowgroup-scaling"), server))
+    thawing = asyncio.create_task(Frozen(scheduler).run(), name="flowgroup-frozen")
+    _kept.append((asyncio.create_task(scaling.run(), name="flowgroup-scaling"), server, thawing))

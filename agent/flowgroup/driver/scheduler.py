@@ -76,7 +76,7 @@ def _is_address(address: str) -> bool:
 def _written(scheduler_file: Path) -> str | None:
     try:
         return str(json.loads(scheduler_file.read_text())["address"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it may be half written
         return None
 
 

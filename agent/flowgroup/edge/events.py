@@ -7,7 +7,8 @@ again with growing pauses, for ever.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -28,8 +29,9 @@ _RUN = "prefect.flow-run."
 _DUE = ("Scheduled", "Late", "Resuming", "AwaitingRetry")
 _CANCELLING = ("Cancelling",)
 _SUSPENDED = ("Suspended",)
+_OVER = ("Cancelled",)
 _CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.updated")
-_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED)] + list(_CHANGED)
+_NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED, *_OVER)] + list(_CHANGED)
 _OPEN_TIMEOUT_S = 10.0
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
 _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
@@ -39,7 +41,7 @@ _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
 class Notice:
     """Look at something: `connected` means at everything, for what happened before is not told."""
 
-    kind: Literal["connected", "due", "cancelling", "suspended", "changed"]
+    kind: Literal["connected", "due", "cancelling", "suspended", "over", "changed"]
     run: RunId | None = None
 
 
@@ -79,7 +81,17 @@ class Events:
             said("event_stream_away", reason=reason, url=self._url, meanwhile="polling")
             await asyncio.sleep(0.5 + pause_s(tries, None, base_s=0.5))
 
-    async def _stream(self) -> AsyncIterator[Notice]:
+    async def tried(self) -> None:
+        """Connect once, and hang up. Raises Transient, with the reason, when the stream cannot be had."""
+        try:
+            async with aclosing(self._stream()) as stream:
+                await anext(stream)
+        except (OSError, TimeoutError, WebSocketException, ValueError) as exc:
+            raise Transient(f"{self._url}: {str(exc) or type(exc).__name__}") from exc
+        finally:
+            self._connected(False)
+
+    async def _stream(self) -> AsyncGenerator[Notice]:
         shown = self._credentials.shown()
         headers = {**headers_for(self._settings), **({"Authorization": shown} if shown else {})}
         async with connect(
@@ -102,8 +114,8 @@ class Events:
     async def _subscribe(self, socket: ClientConnection) -> None:
         await socket.send(json.dumps({"type": "auth", "token": self._credentials.word()}))
         async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            answer = json.loads(await socket.recv())
-        if not isinstance(answer, dict) or answer.get("type") != "auth_success":
+            answer = await socket.recv()
+        if not is_welcome(answer):
             raise Transient("the event stream does not take our key")
         await socket.send(json.dumps({"type": "filter", "backfill": False, "filter": _filter(self._pool_id)}))
 
@@ -112,6 +124,15 @@ class Events:
             log.get().info("event_stream_connected", url=self._url)
         self.is_connected = is_connected
         EVENTS_CONNECTED.set(is_connected)
+
+
+def is_welcome(answer: str | bytes) -> bool:
+    """Whether a websocket of Prefect's takes our key."""
+    try:
+        read = json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(read, dict) and read.get("type") == "auth_success"
 
 
 def _filter(pool_id: str) -> dict[str, Any]:
@@ -138,4 +159,6 @@ def _notice(frame: str | bytes) -> Notice | None:
     run, what = RunId(resource.removeprefix(_RUN)), name.removeprefix(_RUN)
     if what in _SUSPENDED:
         return Notice("suspended", run)
+    if what in _OVER:
+        return Notice("over", run)
     return Notice("cancelling" if what in _CANCELLING else "due", run)

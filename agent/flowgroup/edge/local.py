@@ -18,11 +18,12 @@ from typing import Any
 
 from flowgroup import log, settings
 from flowgroup.edge.dask import QUIET, SHORT_LOGS, WORKER_PRELOAD, dask_resources, scaling
+from flowgroup.edge.files import read_text
 from flowgroup.edge.oom import Cgroup, Counters
 from flowgroup.edge.processes import Running, end, is_alive, python, spawn, strays
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.causes import said
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -32,6 +33,8 @@ from flowgroup.settings import DriverSettings, PrefectSettings
 
 _log = log.get()
 _ENV_FILE = "env.json"
+ASKED_FILE = "asked.json"
+"""In a cluster's folder: what an operator asked of it."""
 _GRACE_S = 3.0
 _RELAY_START_S = 30.0
 _TAIL_LINES = 8
@@ -62,6 +65,11 @@ class Local:
     @property
     def _clusters(self) -> Path:
         return self.folder / "clusters"
+
+    def takes(self, spec: ClusterSpec) -> Takes:
+        """Processes, and of CPUs the workers' threads and one for each other process."""
+        workers, others = sum(group.most for group in spec.groups), 2 if spec.has_workers else 1
+        return Takes(pods=others + workers, cpu=others + workers * spec.worker_threads)
 
     async def find(self) -> list[Found]:
         """Every cluster that has a folder, whether its processes live or not. What was only half made is removed."""
@@ -99,6 +107,10 @@ class Local:
         assert made is not None
         self._note_memory(spec.name, self._processes(place))
         return made
+
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """Of this machine's GPUs all clusters may use all."""
+        return {}
 
     async def scale(self, name: ClusterName, group: str, wanted: int, retired: tuple[str, ...]) -> bool:
         """End the retired workers of the group, and start others if there are fewer than wanted."""
@@ -164,9 +176,18 @@ class Local:
         """Whatever keeps its driver from being ready is seen or said by that driver."""
         return await self.look(name)
 
+    async def fate(self, name: ClusterName) -> Fate:
+        """Why a process ended is not known here, and nobody takes a machine's processes away but a person."""
+        return "may-pass"
+
     async def why_waiting(self, name: ClusterName) -> str | None:
         """Processes wait for nothing that could be said."""
         return None
+
+    async def asks(self) -> dict[ClusterName, Ask]:
+        """What was written into their folders."""
+        files = self._clusters.glob(f"*/{ASKED_FILE}")
+        return {ClusterName(file.parent.name): Ask.read(read_text(file)) for file in files}
 
     async def renew(self, names: Sequence[ClusterName]) -> None:
         """Nobody else removes clusters of this machine."""
@@ -278,8 +299,9 @@ class Local:
         return None
 
     def _processes(self, place: Path) -> dict[str, Running]:
-        told = _json(place / "cluster.json").get("processes", {})
-        return {role: running for role, entry in told.items() if (running := _running(entry))}
+        told = _json(place / "cluster.json").get("processes")
+        entries = told.items() if isinstance(told, dict) else ()
+        return {role: running for role, entry in entries if (running := _running(entry))}
 
     def _read(self, place: Path) -> Found | None:
         try:
@@ -349,7 +371,7 @@ def _worker(place: Path, spec: ClusterSpec, role: str) -> list[str]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
 
@@ -363,7 +385,7 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 def _running(entry: Any) -> Running | None:
     try:
         return Running(int(entry["pid"]), str(entry["started"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

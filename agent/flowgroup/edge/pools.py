@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flowgroup.model.parts import mapping
 from flowgroup.model.variables import base_job_template
 
 
@@ -20,8 +21,8 @@ def completed(template: dict[str, Any]) -> dict[str, Any]:
     ours = base_job_template()
     if not template:
         return ours
-    configuration, variables = template.get("job_configuration") or {}, template.get("variables") or {}
-    properties = variables.get("properties") or {}
+    configuration, variables = mapping(template.get("job_configuration")), mapping(template.get("variables"))
+    properties = mapping(variables.get("properties"))
     if set(ours["variables"]["properties"]) <= set(properties):
         return template
     return {
@@ -31,6 +32,6 @@ def completed(template: dict[str, Any]) -> dict[str, Any]:
             **ours["variables"],
             **variables,
             "properties": {**ours["variables"]["properties"], **properties},
-            "definitions": {**ours["variables"]["definitions"], **(variables.get("definitions") or {})},
+            "definitions": {**ours["variables"]["definitions"], **mapping(variables.get("definitions"))},
         },
     }

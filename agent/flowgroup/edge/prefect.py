@@ -5,7 +5,7 @@ Nothing here tries again: a call raises Transient, and whoever owns the loop doe
 claim whose answer was lost, which is read back.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, RunId
 from flowgroup.model.lines import ERROR, INFO, WARNING, line
 from flowgroup.model.runs import ClaimedRun, DueRun, Ended, NotClaimed
-from flowgroup.model.states import RunState, Saying, SeenRun, StateType
+from flowgroup.model.states import AWAITING_INFRASTRUCTURE, TERMINAL, RunState, Saying, SeenRun, StateType, Stops
 from flowgroup.model.variables import POOL_TYPE, base_job_template
 from flowgroup.settings import PrefectSettings
 
@@ -155,6 +155,13 @@ class Prefect(Remembered):
         state = {"type": "PENDING", "name": name, "message": sayable(message)}
         return (await self._set_state(run_id, state)).status == "ACCEPT"
 
+    async def _is_gone(self, run_id: RunId) -> bool:
+        try:
+            await self._wire.call("GET", f"/flow_runs/{run_id}", route="/flow_runs/{id}")
+        except NotFound:
+            return True
+        return False
+
     async def read(self, run_id: RunId) -> SeenRun | None:
         """The run as it is now; None if it is not there (any more)."""
         try:
@@ -183,6 +190,20 @@ class Prefect(Remembered):
                 end = Ended(state.type, state.name, state.message or "", state.data)
         return end
 
+    async def lost_tries(self, run_id: RunId) -> list[str]:
+        """
+        What was said each time that the infrastructure failed and the run was to be tried again, oldest first.
+
+        A run that has ended or was paused since, and goes on because somebody wants it to, begins anew.
+        """
+        said: list[str] = []
+        for state in await self._history(run_id):
+            if state.type in TERMINAL or state.type == "PAUSED":
+                said = []
+            elif state.type == "SCHEDULED" and state.name == AWAITING_INFRASTRUCTURE:
+                said.append(state.message or "")
+        return said
+
     async def runs_in(self, *types: StateType) -> list[SeenRun]:
         """Every run of the pool that is in one of these states."""
         return await self._filtered({"state": {"type": {"any_": list(types)}}}, pool=True)
@@ -191,10 +212,20 @@ class Prefect(Remembered):
         """Every run of the pool whose state has one of these names."""
         return await self._filtered({"state": {"name": {"any_": list(names)}}}, pool=True)
 
-    async def to_stop(self, runs: Sequence[RunId]) -> list[SeenRun]:
-        """Those of these runs that somebody has set to Cancelling or Suspended."""
-        states = {"operator": "or_", "type": {"any_": ["CANCELLING"]}, "name": {"any_": ["Suspended"]}}
-        return await self._filtered({"id": {"any_": list(runs)}, "state": states}, pool=False)
+    async def to_stop(self, runs: Sequence[RunId]) -> Stops:
+        """Those of these runs that are not to go on. One cheap call while there are none."""
+        states = {"type": {"not_any_": ["CANCELLING", "CANCELLED"]}, "name": {"not_any_": ["Suspended"]}}
+        body = {"flow_runs": {"id": {"any_": list(runs)}, "state": states}}
+        if await self._wire.call("POST", "/flow_runs/count", body) == len(runs):
+            return Stops()
+        seen = {run.id: run.state for run in await self._filtered({"id": {"any_": list(runs)}}, pool=False)}
+        missing = [run for run in runs if run not in seen]
+        gone = {run for run in missing if await self._is_gone(run)}  # an item that was left aside is not
+        return Stops(
+            cancel=frozenset(run for run, state in seen.items() if state.type == "CANCELLING"),
+            suspend=frozenset(run for run, state in seen.items() if state.is_suspended),
+            over=frozenset(gone | {run for run, state in seen.items() if state.type == "CANCELLED"}),
+        )
 
     async def open_children(self, run_id: RunId) -> list[SeenRun]:
         """Sub-flow runs of this run which lived in its process (they have no deployment) and have not ended."""
@@ -213,6 +244,12 @@ class Prefect(Remembered):
         await self._wire.call(
             "POST", "/logs/", [line(run_id, "flowgroup", _LEVELS[level], sayable(message), datetime.now(UTC))]
         )
+
+    async def write_logs(self, lines: Mapping[RunId, str]) -> None:
+        """A line in the own log of each of these runs, in one call."""
+        now = datetime.now(UTC)
+        told = [line(run_id, "flowgroup", INFO, sayable(text), now) for run_id, text in lines.items()]
+        await self._wire.call("POST", "/logs/", told)
 
     async def write_lines(self, run_id: RunId, logger: str, lines: Sequence[str]) -> None:
         """Lines in the run's own log, in this order."""
@@ -317,4 +354,20 @@ def _claim_of(due: DueRun, attempt: AttemptId, answer: SetStateAnswer) -> Claime
         raise Permanent(f"the API accepted the claim of run {due.id}, but shows another state: {state}")
     if answer.status == "WAIT" and answer.details.delay_seconds is not None:
         return NotClaimed(answer.details.reason or "too early", min(answer.details.delay_seconds, 300.0))
-    return NotClaimed(answer.details.reason or f"{answer.status}, {state and state.name}", _REFUSED_DELAY_S)
+    reason = answer.details.reason or f"{answer.status}, {state and state.name}"
+    return NotClaimed(
+        reason, _put_off_s(answer.state), is_limit=bool(state and state.name == "AwaitingConcurrencySlot")
+    )
+
+
+def _put_off_s(state: State | None) -> float:
+    """For how long the API has put the run off, by its own clock."""
+    at = state.state_details.scheduled_time if state and state.type == "SCHEDULED" else None
+    if (
+        state is None
+        or at is None
+        or state.timestamp is None
+        or (at.tzinfo is None) != (state.timestamp.tzinfo is None)
+    ):
+        return _REFUSED_DELAY_S
+    return max(_REFUSED_DELAY_S, (at - state.timestamp).total_seconds())

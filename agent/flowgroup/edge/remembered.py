@@ -68,6 +68,12 @@ class Remembered:
         self._deployments.drop(deployment_id)
         return await self._deployments.get(deployment_id)
 
+    async def deployment_named(self, name: str) -> DeploymentId:
+        """The id of `flow/name`. Raises NotFound."""
+        path = "/".join(quote(part, safe="") for part in name.split("/", 1))
+        answer = await self._wire.call("GET", f"/deployments/name/{path}", route="/deployments/name/{flow}/{name}")
+        return DeploymentId(one(DeploymentAnswer, answer, f"the deployment {name}").id)
+
     def trust(self, is_told_of_changes: Callable[[], bool]) -> None:
         """While `is_told_of_changes`, every change is followed by `forget_cached`."""
         self._is_told_of_changes = is_told_of_changes

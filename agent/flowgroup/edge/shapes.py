@@ -30,6 +30,7 @@ class Details(Shape):
     transition_id: str | None = None
     deployment_concurrency_lease_id: str | None = None
     pause_reschedule: bool | None = None
+    scheduled_time: datetime | None = None
 
 
 class State(Shape):
@@ -68,6 +69,8 @@ class FlowRun(Shape):
     tags: list[str] = Field(default_factory=list)
     state: State | None = None
     empirical_policy: Policy | None = None
+    state_name: str | None = None
+    run_count: int | None = None
 
     def seen(self) -> SeenRun | None:
         """The run with its state; None for one that has none."""
@@ -80,6 +83,7 @@ class FlowRun(Shape):
             state=self.state.ours(),
             deployment_id=DeploymentId(self.deployment_id) if self.deployment_id else None,
             waits_in_process=waits and self.state.type == "SCHEDULED",
+            job_variables=self.job_variables or {},
         )
 
 
@@ -119,6 +123,9 @@ class ScheduledRun(Shape):
             deployment_version=run.deployment_version,
             work_queue_id=run.work_queue_id,
             told=self.told,
+            scheduled_for=run.expected_start_time,
+            state_name=run.state_name or "Scheduled",
+            run_count=run.run_count or 0,
         )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from flowgroup.errors import Permanent, Refused, Transient
+from flowgroup.metrics import STORE_REQUESTS, STORE_SECONDS
 from flowgroup.model.bundle import MAX_BUNDLE_BYTES
 from flowgroup.model.causes import marked
 
@@ -69,7 +70,7 @@ def local_path(address: str) -> Path | None:
 def put_now(address: str, data: bytes) -> None:
     """Write an object, whole or not at all. Raises Refused, Transient, Permanent."""
     path = local_path(address)
-    with _told("write", address):
+    with _counted("put"), _told("write", address):
         if path is not None:
             _write(path, data)
         else:
@@ -81,7 +82,7 @@ def head_now(address: str) -> int | None:
     """An object's size in bytes; None when there is none."""
     path = local_path(address)
     try:
-        with _told("read", address):
+        with _counted("head"), _told("read", address):
             if path is not None:
                 return path.stat().st_size
             store, key = _split(address)
@@ -93,7 +94,7 @@ def head_now(address: str) -> int | None:
 def get_now(address: str, *, limit_bytes: int = MAX_BUNDLE_BYTES) -> bytes:
     """An object. Raises Refused when it is missing or larger than `limit_bytes`."""
     path = local_path(address)
-    with _told("read", address):
+    with _counted("get"), _told("read", address):
         if path is not None:
             _bounded(path.stat().st_size, limit_bytes, address)
             return path.read_bytes()
@@ -103,12 +104,23 @@ def get_now(address: str, *, limit_bytes: int = MAX_BUNDLE_BYTES) -> bytes:
         return bytes(found.bytes())
 
 
+def delete_now(address: str) -> None:
+    """Remove an object; one that is not there is gone already."""
+    path = local_path(address)
+    with suppress(_Missing), _told("remove", address):
+        if path is not None:
+            path.unlink(missing_ok=True)
+            return
+        store, key = _split(address)
+        obstore.delete(store, key)
+
+
 def presign_now(address: str, method: Literal["GET", "PUT"], expires_s: float) -> str:
     """An address that whoever holds it may use for `expires_s` seconds; for `file://` the local path."""
     path = local_path(address)
     if path is not None:
         return str(path)
-    with _told("sign the address of", address):
+    with _counted("presign"), _told("sign the address of", address):
         store, key = _split(address)
         return obstore.sign(store, method, key, timedelta(seconds=expires_s))
 
@@ -135,6 +147,24 @@ async def presign(address: str, method: Literal["GET", "PUT"], expires_s: float)
 
 class _Missing(Refused):
     pass
+
+
+@contextmanager
+def _counted(operation: str) -> Iterator[None]:
+    """Whether it went well, and how long it took. That there is no such object is an answer."""
+    outcome = "failed"
+    try:
+        with STORE_SECONDS.labels(operation).time():
+            yield
+        outcome = "ok"
+    except _Missing:
+        outcome = "ok"
+        raise
+    except Refused:
+        outcome = "refused"
+        raise
+    finally:
+        STORE_REQUESTS.labels(operation, outcome).inc()
 
 
 @contextmanager

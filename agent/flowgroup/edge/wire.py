@@ -21,7 +21,7 @@ import httpx
 from flowgroup.edge.credentials import Credentials, Shown
 from flowgroup.edge.fence import Fence
 from flowgroup.errors import Permanent, Refused, Transient
-from flowgroup.metrics import API_REQUESTS, API_SECONDS
+from flowgroup.metrics import API_REQUESTS, API_SECONDS, code_class
 from flowgroup.settings import PrefectSettings
 
 API_VERSION = "0.8.4"
@@ -121,7 +121,7 @@ class Wire:
         try:
             async with asyncio.timeout(self.timeout_s):  # httpx counts each chunk anew
                 response = await self.http.send(request, stream=True)
-                code = str(response.status_code)
+                code = code_class(response.status_code)
                 return await _read(response)
         except httpx.UnsupportedProtocol as exc:
             raise Refused(f"PREFECT_API_URL is {self.url!r}, which is not an http address") from exc

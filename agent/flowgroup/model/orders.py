@@ -169,6 +169,8 @@ class GroupLevel(_Frame):
     wanted: int = Field(ge=0)
     there: int = Field(default=0, ge=0)
     retired: tuple[str, ...] = ()
+    cores: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="that its workers keep busy")
+    memory_bytes: int = Field(default=0, ge=0, description="what they hold")
 
 
 class Status(_Frame):
@@ -177,6 +179,10 @@ class Status(_Frame):
     type: Literal["status"] = "status"
     ready: bool
     workers: int = 0
+    cpu_s: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="processor time of the driver and its runs since it started"
+    )
+    memory_bytes: int = Field(default=0, ge=0, description="what they hold now")
     trouble: str | None = Field(default=None, description="why it will never be ready, if it will not")
     start_log: tuple[str, ...] = Field(default=(), description="with trouble: what the start script said")
     attempts: tuple[Attempt, ...] = ()

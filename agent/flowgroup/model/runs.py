@@ -24,6 +24,10 @@ class DueRun:
     work_queue_id: str | None = None
     told: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The run as the API told it."""
+    scheduled_for: datetime | None = None
+    """The time that it was scheduled for at first; `due_at` is that of its next try."""
+    state_name: str = "Scheduled"
+    run_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class NotClaimed:
 
     reason: str
     delay_s: float
+    is_limit: bool = False
+    """Its deployment's concurrency limit is reached, so that no other run of it would be given either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class Placement:
     bundle: "Any | None" = None  # model.bundle.BundleRef
     memory_limit_bytes: int | None = None
     secret_env: frozenset[str] = frozenset()  # names of variables whose values are secrets
+    skip_if_late_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +135,34 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """The attempt never reached user code: the run is Scheduled again, `after_s` from now."""
+    """
+    The run is Scheduled again, `after_s` from now, in a state of this name. Its attempt never reached user code, unless
+    `from_running` says that it may have: else only a Pending run is given back.
+    """
 
     reason: str
     after_s: float = 0.0
+    name: str | None = None
+    from_running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """
+    The infrastructure failed under the attempt, or before it: whether the run is tried again is decided by how far it was.
+
+    `was_taken`: what it ran on was taken away (evicted, preempted, a node lost), by no fault of the run's.
+    """
+
+    reason: str
+    was_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Nobody wants the run any more, although it could start: it is not run. `reason` says why."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +178,5 @@ class Ended:
     data: Any = field(default=None, repr=False)
 
 
-Outcome = Reported | Crashed | Cancelled | GivenBack | Ended
+Sayable = Reported | Crashed | Cancelled | GivenBack | Skipped | Ended
+Outcome = Sayable | Lost

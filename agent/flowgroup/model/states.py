@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flowgroup.model.ids import AttemptId, DeploymentId, RunId
-from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Outcome
+from flowgroup.model.runs import Cancelled, Crashed, Ended, GivenBack, Sayable, Skipped
 
 StateType = Literal[
     "SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED", "PAUSED", "CANCELLING"
 ]
+AWAITING_INFRASTRUCTURE = "AwaitingInfrastructure"
+"""The name of Scheduled after the infrastructure failed: how many there are in a run's history is how often it did."""
+SKIPPED = "Skipped"
 TERMINAL: frozenset[str] = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 
 
@@ -47,6 +50,19 @@ class SeenRun:
     state: RunState
     deployment_id: DeploymentId | None = None
     waits_in_process: bool = False
+    job_variables: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """
+    Which runs of those that are under way are not to go on as they do: `cancel` and `suspend` are asked to, `over` are
+    Cancelled for the API already, or deleted.
+    """
+
+    cancel: frozenset[RunId] = frozenset()
+    suspend: frozenset[RunId] = frozenset()
+    over: frozenset[RunId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +76,7 @@ class Saying:
     data: Any = field(default=None, repr=False)
 
 
-def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
+def to_say(seen: SeenRun, outcome: Sayable) -> Saying | None:
     """
     What must be said about a run whose attempt had this outcome; None when the API has the truth already.
 
@@ -75,13 +91,19 @@ def to_say(seen: SeenRun, outcome: Outcome) -> Saying | None:
             saying = Saying(type_, message, name=name, data=data)
         case Cancelled(reason=reason):
             saying = Saying("CANCELLED", reason)
+        case Skipped(reason=reason):
+            saying = Saying("CANCELLED", reason, name=SKIPPED)
         case Crashed(reason=reason) | GivenBack(reason=reason) if seen.state.type == "CANCELLING":
             saying = Saying("CANCELLED", f"Cancelled; its process had ended already: {reason}")
-        case GivenBack(reason=reason, after_s=after_s) if seen.state.type == "PENDING":
-            saying = Saying("SCHEDULED", reason, after_s)
+        case GivenBack(reason=reason, after_s=after_s, name=name) if _may_come_back(seen, outcome):
+            saying = Saying("SCHEDULED", reason, after_s, name)
         case Crashed(reason=reason) | GivenBack(reason=reason):
             saying = Saying("CRASHED", reason)
     return saying
+
+
+def _may_come_back(seen: SeenRun, outcome: GivenBack) -> bool:
+    return seen.state.type == "PENDING" or (outcome.from_running and seen.state.type == "RUNNING")
 
 
 def is_left_behind(seen: SeenRun) -> bool:

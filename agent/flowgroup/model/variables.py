@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flowgroup.errors import Refused
 from flowgroup.model import pod
 from flowgroup.model.bundle import BundleRef
+from flowgroup.model.parts import mapping
 from flowgroup.model.pod import EnvFrom, PodExtras, ValueFrom, Volume, VolumeMount
 
 POOL_TYPE = "dask"
@@ -202,6 +203,25 @@ class JobVariables(BaseModel):
     memory_limit_bytes: int | None = Field(
         default=None, ge=1, title="Memory limit of a run", description="A run above it is ended."
     )
+    infrastructure_retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        title="Retries of the infrastructure",
+        description="How often a run is tried again when the infrastructure fails before the flow's code begins. "
+        "The flow's own retries are apart from these. Empty: the agent decides.",
+    )
+    retry_evicted: bool = Field(
+        default=False,
+        title="Begin again after an eviction",
+        description="A run whose node or pod is taken away under its code begins again, as one of these retries.",
+    )
+    skip_if_late_s: float | None = Field(
+        default=None,
+        ge=0,
+        title="Skip if late",
+        description="A run that could start only so many seconds after its scheduled time is not run.",
+    )
     bundle: BundleRef | None = Field(
         default=None, title="Bundle", description="Written by flowgroup.deploy: the flow as it was packed."
     )
@@ -304,7 +324,7 @@ def merged(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def pool_defaults(base_job_template: dict[str, Any]) -> dict[str, Any]:
     """The defaults that a pool's base job template gives to its variables."""
-    properties = (base_job_template.get("variables") or {}).get("properties") or {}
+    properties = mapping(mapping(base_job_template.get("variables")).get("properties"))
     return {
         name: schema["default"]
         for name, schema in properties.items()
@@ -318,7 +338,7 @@ def allows_unsigned(base_job_template: dict[str, Any]) -> bool:
 
     It stands in the template's `job_configuration`, not among its variables: a deployment must not be able to set it.
     """
-    return (base_job_template.get("job_configuration") or {}).get("allow_unsigned") is True
+    return mapping(base_job_template.get("job_configuration")).get("allow_unsigned") is True
 
 
 def base_job_template() -> dict[str, Any]:

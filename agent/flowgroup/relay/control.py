@@ -90,7 +90,7 @@ class Control:
         """`GET /flowgroup/metrics`, for the daemon's own page."""
         if not door.shows_key(request.headers, self._key):
             return _not_the_daemon()
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
+        return Response(metrics.exposition(metrics.RELAY), media_type=metrics.CONTENT_TYPE)
 
     async def sign(self, request: Request) -> Response:
         """`POST /flowgroup/sign`: an address below the attempt's own folder for results."""

@@ -169,7 +169,7 @@ class Leases:
     async def _call(self, method: str, path: str, body: bytes) -> tuple[httpx.Response, bytes]:
         """Raises Transient when the API does not answer, or is in trouble."""
         request = self._upstream.request(method, path, query=b"", headers=_HEADERS, body=body, hold_s=self._hold_s)
-        response, small = await forward.exchange(self._upstream.client, request, hold_s=self._hold_s)
+        response, small = await self._upstream.exchange(request, hold_s=self._hold_s)
         answer = small if small is not None else await forward.read_whole(response)
         if judge(response.status_code, answer) is not Verdict.PASS:
             asked_s = retry_after_s(response.headers)

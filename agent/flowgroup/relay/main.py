@@ -24,7 +24,8 @@ from starlette.routing import Route, WebSocketRoute
 from flowgroup import log
 from flowgroup.edge import forward, lines, tls
 from flowgroup.errors import Refused
-from flowgroup.health import Health
+from flowgroup.health import Health, serve
+from flowgroup.metrics import LOOP_BLOCKED, LOOP_LAG, RELAY
 from flowgroup.relay import patterns
 from flowgroup.relay.control import Control
 from flowgroup.relay.intake import Intake
@@ -39,6 +40,7 @@ from flowgroup.relay.strict import NOTHING, Granted
 from flowgroup.relay.tokens import Attempts
 from flowgroup.relay.upstream import Secrets, Upstream, read_secrets, secrets_of, tls_of
 from flowgroup.settings import RelaySettings, Settings
+from flowgroup.watchdog import Seen, watched
 
 Address = Path | tuple[str, int]
 """Where the relay listens: a Unix socket's path, or a host and port (0: a free one)."""
@@ -47,6 +49,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PR_SET_DUMPABLE = 4
 _BACKLOG = 512
 _ANSWERED_WITHIN_S = 2.0  # after the longest that a call is held
+_STUCK_S = 120.0  # a disk may be slow; one that hangs for so long is said to do so
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -121,11 +124,12 @@ async def _serve(
     verify: ssl.SSLContext | None,
     secured: ssl.SSLContext | None,
 ) -> None:
-    health = Health()
+    health, relay = Health(room=RELAY), settings.relay
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(forward.client(verify=verify or False))
-        upstream = Upstream(secrets, client, verify=verify)
-        spool = await stack.enter_async_context(spooling(settings.relay, upstream, folder))
+        upstream = Upstream(secrets, client, verify=verify, settings=settings.relay)
+        moved = health.loop("spool", limit_s=_STUCK_S)
+        spool = await stack.enter_async_context(spooling(settings.relay, upstream, folder, moved))
         app = make_app(settings.relay, secrets, upstream, spool, health)
         config = server_config(app, finish_s=settings.relay.hold_s + _ANSWERED_WITHIN_S)
         server = GuardedServer(config, listener, secured, most=most_connections())
@@ -136,6 +140,11 @@ async def _serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
+        if relay.metrics_port is not None:
+            names = "FLOWGROUP_RELAY_METRICS_HOST, FLOWGROUP_RELAY_METRICS_PORT"
+            figures = serve(health, relay.metrics_host, relay.metrics_port, settings=names)
+            log.get().info("relay_metrics", port=await stack.enter_async_context(figures))
+        stack.enter_context(watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)))
         health.ready()
         await server.serve(sockets=[listener])
 
@@ -152,7 +161,7 @@ def make_app(
     )
     intake = Intake(owners, spool)
     proxy = Proxy(attempts, upstream, owners, intake, settings)
-    sockets = Sockets(attempts, upstream, owners, intake, settings)
+    sockets = Sockets(attempts, upstream, intake, settings)
     records = Records(attempts, intake)
     control = Control(attempts, settings, key)
     return Starlette(

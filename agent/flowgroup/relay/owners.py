@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 
-from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.relay.named import Malformed
 from flowgroup.relay.strict import NOTHING, Granted, why_foreign
@@ -133,7 +132,7 @@ class Owners:
         request = self._upstream.request(
             "GET", path, query=b"", headers=[(b"accept", b"application/json")], body=b"", hold_s=self._hold_s
         )
-        response, small = await forward.exchange(self._upstream.client, request, hold_s=self._hold_s)
+        response, small = await self._upstream.exchange(request, hold_s=self._hold_s)
         if response.status_code == _NOT_FOUND:
             await response.aclose()
             return {}

@@ -267,7 +267,7 @@ class Proxy:
         """
         until = time.monotonic() + min(_LOCKED_S, hold_s)
         for tries in itertools.count(1):
-            response, small = await forward.exchange(self._upstream.client, outgoing, hold_s=hold_s)
+            response, small = await self._upstream.exchange(outgoing, hold_s=hold_s)
             pause_s = retry.pause_s(tries, None, base_s=0.1)
             locked = response.status_code == _UNAVAILABLE and "retry-after" not in response.headers
             if not locked or time.monotonic() + pause_s > until:
@@ -321,7 +321,7 @@ class Proxy:
     async def _is_ready(self, hold_s: float) -> bool:
         probe = self._upstream.request("GET", "/ready", query=b"", headers=[], body=b"", hold_s=hold_s)
         try:
-            response, _ = await forward.exchange(self._upstream.client, probe, hold_s=hold_s)
+            response, _ = await self._upstream.exchange(probe, hold_s=hold_s)
         except Transient:
             return False
         await response.aclose()

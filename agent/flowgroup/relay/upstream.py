@@ -1,5 +1,6 @@
 """Prefect's API as the relay speaks to it: where it is, and the one place that has the token."""
 
+import asyncio
 import json
 import math
 import ssl
@@ -16,7 +17,8 @@ from flowgroup.edge import forward
 from flowgroup.edge.credentials import Credentials
 from flowgroup.edge.files import KEY_CHARS_MIN, control_key
 from flowgroup.errors import Refused, Transient
-from flowgroup.settings import PrefectSettings, Settings
+from flowgroup.relay.pace import Pace
+from flowgroup.settings import PrefectSettings, RelaySettings, Settings
 
 _CLOUD = "https://api.prefect.cloud/api"
 # What of a child's headers goes on: nothing that says who it is, nothing that a proxy acts on.
@@ -78,15 +80,23 @@ def secrets_of(settings: Settings) -> Secrets:
 class Upstream:
     """Prefect's API. Holds the token; shows it to nobody but the API."""
 
-    def __init__(self, secrets: Secrets, client: httpx.AsyncClient, *, verify: ssl.SSLContext | None) -> None:
-        """Raises Refused when a file with the token cannot be read."""
+    def __init__(
+        self,
+        secrets: Secrets,
+        client: httpx.AsyncClient,
+        *,
+        verify: ssl.SSLContext | None,
+        settings: RelaySettings | None = None,
+    ) -> None:
+        """`settings` has the budget. Raises Refused when a file with the token cannot be read."""
         self.credentials = Credentials(
             key=secrets.api_key,
             auth_string=secrets.api_auth_string,
             key_file=secrets.api_key_file,
             auth_string_file=secrets.api_auth_string_file,
         )
-        self.client = client
+        self.pace = Pace(settings.requests_per_minute, settings.records_per_minute) if settings else Pace()
+        self._client = client
         self.verify = verify
         self.is_cloud = secrets.api_url.startswith(_CLOUD)
         self._url = httpx.URL(secrets.api_url.rstrip("/"))
@@ -101,6 +111,16 @@ class Upstream:
         replaced = {name for name, _ in ours}
         kept = [(name, value) for name, value in headers if _is_passed(name) and name not in replaced]
         return forward.build(method, self._url.copy_with(raw_path=target), kept + ours, body, hold_s=hold_s)
+
+    async def exchange(self, request: httpx.Request, *, hold_s: float) -> tuple[httpx.Response, bytes | None]:
+        """Send, within the budget, and read the answer if it is small, within `hold_s` seconds. Raises Transient."""
+        until = asyncio.get_running_loop().time() + hold_s
+        try:
+            async with asyncio.timeout_at(until):
+                await self.pace.turn()
+        except TimeoutError as exc:
+            raise Transient("no more calls a minute (FLOWGROUP_RELAY_REQUESTS_PER_MINUTE)") from exc
+        return await forward.exchange(self._client, request, hold_s=until - asyncio.get_running_loop().time())
 
     def socket_url(self, path: str) -> str:
         """The websocket's address for `path` below the API's address."""

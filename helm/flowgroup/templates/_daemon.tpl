@@ -22,6 +22,14 @@
 - name: FLOWGROUP_SLOTS
   value: {{ . | quote }}
 {{- end }}
+{{- range $kind, $most := omit (.pool.caps | default dict) "group" }}
+- name: FLOWGROUP_CAP_{{ upper $kind }}
+  value: {{ $most | quote }}
+{{- end }}
+{{- range $kind, $most := dig "group" dict (.pool.caps | default dict) }}
+- name: FLOWGROUP_GROUP_CAP_{{ upper $kind }}
+  value: {{ $most | quote }}
+{{- end }}
 {{- with .pool.queues }}
 - name: FLOWGROUP_QUEUES
   value: {{ toJson . | quote }}

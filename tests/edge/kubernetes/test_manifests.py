@@ -10,7 +10,9 @@ import pytest
 from flowgroup.edge.kubernetes import manifests
 from flowgroup.edge.kubernetes.names import Ground
 from flowgroup.edge.kubernetes.sizes import Size, Sizes
+from flowgroup.edge.kubernetes.takes import takes
 from flowgroup.errors import Refused
+from flowgroup.model.clusters import Takes
 from flowgroup.model.ids import FlowId
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.model.variables import WorkerGroup
@@ -361,3 +363,23 @@ def test_names_and_labels_fit_however_long_a_flows_name_is() -> None:
     for one in made(of).values():
         assert all(len(value) <= 63 for value in one["metadata"]["labels"].values())
         assert one["metadata"]["name"][0].isalpha()
+
+
+@pytest.mark.parametrize(
+    ("of", "took"),
+    [
+        ({}, Takes(pods=2, cpu=0.101)),
+        ({"workers": 2, "worker_size": "large"}, Takes(pods=4, cpu=8.15)),
+        ({"workers": 1, "workers_max": 5}, Takes(pods=7, cpu=0.65)),
+        (
+            {"worker_groups": (WorkerGroup(name="gpu", count=1, max=3, size="gpu"),), "driver_size": "large"},
+            Takes(pods=5, cpu=28.05, gpu=3.0),
+        ),
+        (
+            {"worker_groups": (WorkerGroup(name="amd", count=2, resources={"amd.com/gpu": 2}),)},
+            Takes(pods=4, cpu=0.35, gpu=4.0),
+        ),
+    ],
+)
+def test_what_a_cluster_takes_is_what_its_pods_ask_for_when_it_is_largest(of: dict[str, Any], took: Takes) -> None:
+    assert takes(spec(**of), ground()) == took

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,21 @@ def deploys(deployment: str) -> str:
         deployment, parameters={"what": "sleeps", "with_": {"seconds": 0.1}}, timeout=60, poll_interval=0.3
     )
     return str(child.state.name)
+
+
+def reads_variable(name: str) -> Any:
+    return Variable.get(name)
+
+
+def reads_secret(name: str) -> Any:
+    return len(Secret.load(name).get())
+
+
+def reads_run(id: str) -> str:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return str(client.read_flow_run(uuid.UUID(id)).name)
 
 
 def pauses() -> str:

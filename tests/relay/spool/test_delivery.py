@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flowgroup.relay.pace import Pace
 from flowgroup.relay.spool.disk import Disk
-from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind, Times
 from flowgroup.relay.spool.spooling import Spool
 from tests.relay.spool.world import API, MIB, a_disk, a_spool, record, until, waiting

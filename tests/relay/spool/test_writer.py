@@ -26,7 +26,7 @@ async def writing(folder: Path) -> AsyncIterator[tuple[Disk, Writer]]:
 
 
 def _commits() -> float:
-    return metrics.REGISTRY.get_sample_value("flowgroup_relay_spool_commits_total") or 0.0
+    return metrics.RELAY.get_sample_value("flowgroup_relay_spool_commits_total") or 0.0
 
 
 async def test_what_is_asked_for_together_is_committed_together_and_in_order(tmp_path: Path) -> None:

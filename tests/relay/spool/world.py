@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flowgroup.errors import Transient
+from flowgroup.relay.pace import Pace
 from flowgroup.relay.spool.disk import Batch, Disk
-from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind, Row, at_us
 from flowgroup.relay.spool.spooling import Spool
 from flowgroup.relay.spool.upward import Answer, Fate, fate_of

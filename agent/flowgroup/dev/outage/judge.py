@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 AS_IT_SHOULD = ("Scheduled", "Pending", "Running", "Completed")
 _OTHERS_OWN = ("Late", "Submitting")  # said by the server of a run that has waited, and by Prefect's worker
+_WAITS = (
+    "InfrastructurePending",
+    "WaitingForInfrastructure",
+)  # a claimed run's, with the reason why it waits: each once
 _HELD = "held for at most "
 
 
@@ -59,7 +63,10 @@ def _wrong(run: Told) -> Counter[str]:
 
 
 def _is_as_it_should(states: Sequence[str]) -> bool:
-    return tuple(state for state in states if state not in _OTHERS_OWN) == AS_IT_SHOULD
+    own = [state for state in states if state not in _OTHERS_OWN]
+    while len(own) > len(AS_IT_SHOULD) and own[2] in _WAITS and own[2] not in own[3:]:
+        del own[2]
+    return tuple(own) == AS_IT_SHOULD
 
 
 def number_of(line: str) -> int | None:

@@ -10,11 +10,10 @@ import hmac
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flowgroup import log
-from flowgroup.edge.kubernetes import diagnose, images, lease, manifests, network, removal, scaling, seen
+from flowgroup.edge.kubernetes import diagnose, fate, images, lease, manifests, network, removal, scaling, seen
 from flowgroup.edge.kubernetes.absent import Absent
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
@@ -27,6 +26,7 @@ from flowgroup.edge.kubernetes.client import (
     Kind,
     NotThere,
 )
+from flowgroup.edge.kubernetes.control_key import key_in
 from flowgroup.edge.kubernetes.crew import Crew
 from flowgroup.edge.kubernetes.level import Level, Levels
 from flowgroup.edge.kubernetes.manifests import selector
@@ -43,9 +43,10 @@ from flowgroup.edge.kubernetes.pods import SPEC_KEY
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.edge.kubernetes.takes import takes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
 from flowgroup.model.causes import said
-from flowgroup.model.clusters import Found
+from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -75,7 +76,7 @@ class Kubernetes:
 
     def __post_init__(self) -> None:
         network.check(self.ground)
-        self._settings = self.ground.settings
+        self._settings, self.gpus = self.ground.settings, self.ground.sizes.gpus
         self._ours = of_pool(self.ground.pool)
         self._levels = Levels(self.client, self._ours)
         self._references = References(self.client)
@@ -100,6 +101,9 @@ class Kubernetes:
     async def aclose(self) -> None:
         await self.client.aclose()
 
+    def takes(self, spec: ClusterSpec) -> Takes:
+        return takes(spec, self.ground)
+
     # Found
 
     async def find(self) -> list[Found]:
@@ -116,7 +120,7 @@ class Kubernetes:
 
     def _read(self, owner: Owner, config_map: Json | None) -> Found | None:
         metadata = (config_map or {}).get("metadata") or {}
-        if not config_map or not _belongs(config_map, owner.uid):
+        if not config_map or not seen.belongs(config_map, owner.uid):
             return None
         if (metadata.get("annotations") or {}).get(KEY) != self._key():
             return None
@@ -185,7 +189,7 @@ class Kubernetes:
             there = await self.client.get(kind, name)
         except NotThere:
             return False
-        if _belongs(there, uid) and not there["metadata"].get("deletionTimestamp"):
+        if seen.belongs(there, uid) and not there["metadata"].get("deletionTimestamp"):
             return True
         await self.client.delete(kind, name, uid=str(there["metadata"]["uid"]))
         await asyncio.sleep(_AGAIN_S)
@@ -222,19 +226,29 @@ class Kubernetes:
     async def renew(self, names: Sequence[ClusterName]) -> None:
         await lease.renew(self.client, await self._levels.now(), names, every_s=self.renew_every_s)
 
+    async def asks(self) -> dict[ClusterName, Ask]:
+        """What is noted on DaskClusters: who may patch those has Kubernetes' word for it."""
+        return {name: owner.ask for name, owner in (await self._levels.now()).owners.items()}
+
     # Seen
 
     async def look(self, name: ClusterName) -> str | None:
         """None while it lives, waits, or cannot be seen at all: what is not known must end no run."""
         try:
-            level = await self._levels.now()
-            return await self._trouble(name, level)
+            return await self._trouble(name, await self._levels.now())
         except FlowgroupError as exc:
             _log.warning("cluster_not_seen", cluster=name, reason=str(exc))
             return None
 
     async def why_never(self, name: ClusterName) -> str | None:
         return await self.look(name) or await self._crew.why_none(name)
+
+    async def fate(self, name: ClusterName) -> Fate:
+        try:
+            level = await self._levels.now()
+        except FlowgroupError:
+            return "may-pass"
+        return "certain" if await self._crew.why_none(name) else fate.of_cluster(name, level)
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What the cluster waits for if it waits: the reason for a run's message. Not for every second. Never raises."""
@@ -351,10 +365,6 @@ class Kubernetes:
         return hmac.digest(self.relay_key.encode(), "\0".join(parts).encode(), "sha256").hex()
 
 
-def _belongs(manifest: Json, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences") or ())
-
-
 def kubernetes(settings: Settings, client: Client) -> Kubernetes:
     """The backend as the settings say. Raises Refused, naming the setting that is missing or wrong."""
     own = settings.kubernetes
@@ -368,6 +378,7 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
     for name, value in needed.items():
         if not value:
             raise Refused(f"{name} is not set, and the kubernetes backend needs it")
+    assert settings.relay.control_key_file
     ground = Ground(
         pool=settings.daemon.pool or "",
         namespace=client.namespace,
@@ -376,15 +387,4 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
         driver_env=environment_for_pods(settings.driver),
         scale_idle_s=settings.driver.scale_idle_s,
     )
-    return Kubernetes(client, ground, _key_in(settings.relay.control_key_file))
-
-
-def _key_in(file: Path | None) -> str:
-    assert file is not None
-    try:
-        key = file.read_text().strip()
-    except OSError as exc:
-        raise Refused(f"cannot read {file} (FLOWGROUP_RELAY_CONTROL_KEY_FILE): {exc}") from exc
-    if not key:
-        raise Refused(f"{file} (FLOWGROUP_RELAY_CONTROL_KEY_FILE) is empty")
-    return key
+    return Kubernetes(client, ground, key_in(settings.relay.control_key_file))

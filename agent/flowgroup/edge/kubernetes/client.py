@@ -10,17 +10,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import httpx
 
 from flowgroup.edge.fence import Fence
 from flowgroup.edge.kubernetes.access import Access
 from flowgroup.edge.kubernetes.rules import refused
-from flowgroup.errors import Permanent, Transient
+from flowgroup.errors import NoRoom, Permanent, Transient
+from flowgroup.metrics import KUBERNETES_REQUESTS, KUBERNETES_SECONDS, code_class
 from flowgroup.model.causes import code_of, said
+from flowgroup.model.parts import Json, mapping, mappings
 
-Json = dict[str, Any]
 _TIMEOUT_S = 30.0
 _PAGE = 500
 _AGAIN = frozenset({408, 425, 429})
@@ -129,9 +129,9 @@ class Client:
         while True:
             answer = await self._call("GET", kind, query=query, headers=headers)
             page = _object(answer)
-            items += [item for item in page.get("items") or () if isinstance(item, dict)]
-            more = (page.get("metadata") or {}).get("continue")
-            if not more:
+            items += mappings(page.get("items"))
+            more = mapping(page.get("metadata")).get("continue")
+            if not (more and isinstance(more, str)):
                 return Listed(tuple(items), _answered_at(answer))
             query = {**query, "continue": more}
 
@@ -173,10 +173,17 @@ class Client:
     async def events(self, uid: str) -> list[tuple[str, str]]:
         """Reason and message of what Kubernetes says about the object with that uid, the latest last."""
         query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(_PAGE)}
-        items = _object(await self._call("GET", EVENTS, query=query)).get("items") or ()
-        found = [item for item in items if isinstance(item, dict)]
+        found = mappings(_object(await self._call("GET", EVENTS, query=query)).get("items"))
         found.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
         return [(str(item.get("reason") or ""), str(item.get("message") or "")) for item in found]
+
+    async def raw(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        """What any path of the API answers: discovery, reviews, another namespace, a pod's own port."""
+        return _object(await self._at(method, path, (method.lower(), "path", path), body=body))
+
+    async def clock(self) -> float:
+        """The API server's own, in seconds since 1970; 0 if it does not say."""
+        return _answered_at(await self._at("GET", "/version", ("get", "path", "/version")))
 
     async def _call(
         self,
@@ -188,26 +195,47 @@ class Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        path = kind.path(self.namespace, name)
+        what = (_verb(method, name), kind.plural, name)
+        return await self._at(method, kind.path(self.namespace, name), what, body=body, query=query, headers=headers)
+
+    async def _at(
+        self,
+        method: str,
+        path: str,
+        what: tuple[str, str, str],
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """`what`, for errors and figures: the verb, the kind, and the name, which is not counted."""
         content = json.dumps(body) if body is not None else None
         whole = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
         request = self._http.build_request(method, path, content=content, params=query, headers=whole)
-        answer = await self._shown(request, self._access.token())
+        counted = what[:2]
+        answer = await self._shown(request, self._access.token(), counted)
         if answer.status_code == httpx.codes.UNAUTHORIZED:  # it may just have ended
-            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed))
+            answer = await self._shown(request, await asyncio.to_thread(self._access.renewed), counted)
         if answer.is_success:
             return answer
-        raise _trouble(f"{_verb(method, name)} {kind.plural} {name}".strip(), self.namespace, answer)
+        raise _trouble(" ".join(what).strip(), self.namespace, answer)
 
-    async def _shown(self, request: httpx.Request, token: str) -> httpx.Response:
+    async def _shown(self, request: httpx.Request, token: str, what: tuple[str, str]) -> httpx.Response:
+        """The answer, counted. `what` is the verb and the kind."""
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
+        code = "none"
         try:
-            async with asyncio.timeout(2 * _TIMEOUT_S):
-                return await self._http.send(request)
+            with KUBERNETES_SECONDS.labels(*what).time():
+                async with asyncio.timeout(2 * _TIMEOUT_S):
+                    answer = await self._http.send(request)
+            code = code_class(answer.status_code)
         except (httpx.RequestError, TimeoutError) as exc:
             told = str(exc) or type(exc).__name__
             raise Transient(f"Kubernetes' API at {self._access.url} does not answer: {told}") from exc
+        finally:
+            KUBERNETES_REQUESTS.labels(*what, code).inc()
+        return answer
 
 
 def _verb(method: str, name: str) -> str:
@@ -250,7 +278,7 @@ def _forbidden(whole: str, words: str, namespace: str) -> Exception:
         facts = {"verb": missing["verb"], "resource": missing["resource"], "group": group, "namespace": namespace}
         return Forbidden(said("forbidden", **facts))
     is_quota = code_of(whole) == "quota"  # what somebody else's pods take may be free later
-    return Transient(whole) if is_quota else Permanent(whole)
+    return NoRoom(whole) if is_quota else Permanent(whole)
 
 
 def _with_remedy(code: int, whole: str, what: str, status: Json) -> str:
@@ -258,7 +286,7 @@ def _with_remedy(code: int, whole: str, what: str, status: Json) -> str:
         return (
             f"{whole}. Kubernetes does not take the daemon's credentials: renew the kubeconfig or the service account."
         )
-    if code == httpx.codes.NOT_FOUND and not status.get("details", {}).get("name") and "dask" in what:
+    if code == httpx.codes.NOT_FOUND and not mapping(status.get("details")).get("name") and "dask" in what:
         return f"{whole}. Is the Dask operator with its custom resource definitions installed?"
     return whole
 
@@ -272,8 +300,8 @@ def _status(answer: httpx.Response) -> Json:
 
 
 def _fields(status: Json) -> list[str]:
-    causes = (status.get("details") or {}).get("causes") or ()
-    return [str(cause["field"]) for cause in causes if isinstance(cause, dict) and cause.get("field")]
+    causes = mappings(mapping(status.get("details")).get("causes"))
+    return [str(cause["field"]) for cause in causes if cause.get("field")]
 
 
 def _retry_after_s(answer: httpx.Response) -> float | None:
@@ -284,5 +312,5 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
 def _answered_at(answer: httpx.Response) -> float:
     try:
         return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0

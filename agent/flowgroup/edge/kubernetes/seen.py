@@ -1,14 +1,25 @@
 """What Kubernetes says of a cluster's objects, as our own types. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-from flowgroup.edge.kubernetes.names import CLUSTER, DASK_COMPONENT, DASK_NAME, GOOD_FOR_S, RENEWED_AT, ROLE, WORKERS
+from flowgroup.edge.kubernetes.names import (
+    ASKED_RESET,
+    ASKED_SCALE,
+    CLUSTER,
+    DASK_COMPONENT,
+    DASK_NAME,
+    GOOD_FOR_S,
+    RENEWED_AT,
+    ROLE,
+    WORKERS,
+)
+from flowgroup.model.clusters import Ask
 from flowgroup.model.ids import ClusterName
+from flowgroup.model.parts import Json, count, mapping, mappings
 
-Json = dict[str, Any]
+_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +81,16 @@ class Owner:
     version: str = ""
     renewed_at: float = 0.0
     good_for_s: float = 0.0
+    ask: Ask = field(default_factory=Ask)
 
 
 def pod(item: Json) -> Pod:
     """A Pod as the API gives it."""
-    metadata, status = item.get("metadata") or {}, item.get("status") or {}
-    labels = metadata.get("labels") or {}
-    conditions = {entry.get("type"): entry for entry in status.get("conditions") or () if isinstance(entry, dict)}
-    spec = item.get("spec") or {}
-    limits = {str(entry.get("name")): _memory_limit(entry) for entry in _entries(spec, "containers")}
-    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    metadata, status, spec = mapping(item.get("metadata")), mapping(item.get("status")), mapping(item.get("spec"))
+    labels = mapping(metadata.get("labels"))
+    conditions = {str(entry.get("type")): entry for entry in mappings(status.get("conditions"))}
+    limits = {str(entry.get("name")): _memory_limit(entry) for entry in mappings(spec.get("containers"))}
+    statuses = [*mappings(status.get("initContainerStatuses")), *mappings(status.get("containerStatuses"))]
     return Pod(
         name=str(metadata.get("name")),
         uid=str(metadata.get("uid")),
@@ -91,7 +102,7 @@ def pod(item: Json) -> Pod:
         disruption=_condition(conditions.get("DisruptionTarget"), "True"),
         disruption_reason=_condition(conditions.get("DisruptionTarget"), "True", of="reason"),
         unschedulable=_condition(conditions.get("PodScheduled"), "False"),
-        containers=tuple(_container(entry, limits) for entry in statuses if isinstance(entry, dict)),
+        containers=tuple(_container(entry, limits) for entry in statuses),
         leaves_at=_seconds(metadata.get("deletionTimestamp")),
         image=_first(spec, "containers", "image"),
         image_id=_first(status, "containerStatuses", "imageID"),
@@ -101,8 +112,8 @@ def pod(item: Json) -> Pod:
 
 def owner(item: Json) -> Owner:
     """A DaskCluster, of which the metadata are enough."""
-    metadata = item.get("metadata") or {}
-    noted = metadata.get("annotations") or {}
+    metadata = mapping(item.get("metadata"))
+    noted = mapping(metadata.get("annotations"))
     made_at = _seconds(metadata.get("creationTimestamp")) or 0.0
     return Owner(
         name=ClusterName(str(metadata.get("name"))),
@@ -110,11 +121,23 @@ def owner(item: Json) -> Owner:
         made_at=made_at,
         is_leaving=bool(metadata.get("deletionTimestamp")),
         workers=_number(noted.get(WORKERS)),
-        finalizers=tuple(metadata.get("finalizers") or ()),
+        finalizers=_texts(metadata.get("finalizers")),
         version=str(metadata.get("resourceVersion") or ""),
         renewed_at=_seconds(noted.get(RENEWED_AT)) or made_at,
         good_for_s=float(_number(noted.get(GOOD_FOR_S))),
+        ask=_ask(noted),
     )
+
+
+def _ask(noted: Json) -> Ask:
+    """Two annotations, so that who writes one leaves the other."""
+    ask = Ask.read(noted.get(ASKED_SCALE))
+    return ask.model_copy(update={"reset": bool(noted.get(ASKED_RESET))})
+
+
+def belongs(manifest: Json, uid: str) -> bool:
+    """Whether the object is owned by the one with that uid."""
+    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences") or ())
 
 
 def moment(at: float) -> str:
@@ -124,27 +147,27 @@ def moment(at: float) -> str:
 
 def replica_failure(deployment: Json) -> str:
     """Why a Deployment cannot make its pods, "" if it can: a quota, an admission rule."""
-    for entry in (deployment.get("status") or {}).get("conditions") or ():
+    for entry in mappings(mapping(deployment.get("status")).get("conditions")):
         if entry.get("type") == "ReplicaFailure" and entry.get("status") == "True":
             return str(entry.get("message") or entry.get("reason") or "ReplicaFailure")
     return ""
 
 
 def _first(part: Json, entries: str, name: str) -> str:
-    return next((str(entry.get(name) or "") for entry in _entries(part, entries)), "")
+    return next((str(entry.get(name) or "") for entry in mappings(part.get(entries))), "")
 
 
-def _entries(part: Json, name: str) -> list[Json]:
-    return [entry for entry in part.get(name) or () if isinstance(entry, dict)]
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list) else ()
 
 
 def _memory_limit(container: Json) -> str:
-    return str(((container.get("resources") or {}).get("limits") or {}).get("memory") or "")
+    return str(mapping(mapping(container.get("resources")).get("limits")).get("memory") or "")
 
 
 def _dask_name(spec: Json) -> str:
     """The operator tells each worker its name by a variable."""
-    variables = [entry for container in _entries(spec, "containers") for entry in _entries(container, "env")]
+    variables = [entry for one in mappings(spec.get("containers")) for entry in mappings(one.get("env"))]
     return next((str(entry.get("value") or "") for entry in variables if entry.get("name") == DASK_NAME), "")
 
 
@@ -155,10 +178,10 @@ def _condition(entry: Json | None, status: str, *, of: str = "message") -> str:
 
 
 def _container(entry: Json, limits: Mapping[str, str]) -> Container:
-    state: Json = entry.get("state") or {}
+    state = mapping(entry.get("state"))
     name = next(iter(state), "")
-    now: Json = state.get(name) or {}
-    before: Json = (entry.get("lastState") or {}).get("terminated") or {}
+    now = mapping(state.get(name))
+    before = mapping(mapping(entry.get("lastState")).get("terminated"))
     ended = now if name == "terminated" else before
     code = ended.get("exitCode")
     return Container(
@@ -169,14 +192,14 @@ def _container(entry: Json, limits: Mapping[str, str]) -> Container:
         exit_code=code if isinstance(code, int) else None,
         ended=str(ended.get("reason") or ""),
         last_words=str(ended.get("message") or ""),
-        restarts=int(entry.get("restartCount") or 0),
+        restarts=count(entry.get("restartCount")),
         memory_limit=limits.get(str(entry.get("name")), ""),
         ended_at=_seconds(ended.get("finishedAt")),
     )
 
 
 def _number(text: object) -> int:
-    return int(text) if isinstance(text, str) and text.isdecimal() else 0
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < _DIGITS else 0
 
 
 def _seconds(moment: object) -> float | None:
@@ -184,5 +207,5 @@ def _seconds(moment: object) -> float | None:
         return None
     try:
         return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -21,10 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from flowgroup.errors import Refused
+from flowgroup.model.spec import ClusterSpec
+from flowgroup.model.variables import DEFAULT_GROUP
 
 SPOT = "spot"
 _QUANTITY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*$")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+_GPU = re.compile(r"/(gpu|mig-)")
 _CPU = r"^(\d+(\.\d+)?|\d+m)$"
 _BYTES = r"^\d+(\.\d+)?\s*([kKMGT]i?B?)?$"
 
@@ -89,6 +92,14 @@ class Sizes:
             )
         return self.known[name]
 
+    def gpus(self, spec: ClusterSpec) -> dict[str, int]:
+        """How many GPUs, or parts of one, each worker of a group holds, by the group's name."""
+        found = {one.name: _gpus({**self._named(one.size).extended, **one.resources}) for one in spec.worker_groups}
+        return {DEFAULT_GROUP: _gpus(self._named(spec.worker_size).extended), **found}
+
+    def _named(self, name: str | None) -> Size:
+        return self.known.get(name or "", Size())
+
     def spot(self, *, of: str) -> Size:
         """Where spot nodes are. Raises Refused when the catalogue does not say."""
         if SPOT not in self.known:
@@ -97,6 +108,12 @@ class Sizes:
                 f"for an entry {SPOT!r} with a nodeSelector and tolerations (FLOWGROUP_KUBERNETES_SIZES)."
             )
         return self.known[SPOT]
+
+
+def _gpus(held: Mapping[str, str | int]) -> int:
+    """Of `nvidia.com/gpu`, `amd.com/gpu`, `nvidia.com/mig-1g.5gb` and the like."""
+    amounts = [str(amount) for name, amount in held.items() if _GPU.search(name)]
+    return sum(int(amount) for amount in amounts if amount.isdigit())
 
 
 _CATALOGUE = TypeAdapter(dict[str, Size])

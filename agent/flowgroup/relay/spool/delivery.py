@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from flowgroup import log, metrics
 from flowgroup.errors import Transient
+from flowgroup.relay.pace import Pace
 from flowgroup.relay.spool import readback
 from flowgroup.relay.spool.disk import Disk, Flight, Kept
-from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.spool.upward import CARRIED_OUT_WITHIN_S, Answer, Fate, Upward
 from flowgroup.relay.spool.writer import Doing
@@ -187,7 +187,7 @@ class Delivery:
             await self._send(round_, kept[middle:], search)
         else:
             told = search.found if search is not None and is_error else round_.dead
-            told.append((kept[0], f"{answer.status} {answer.said}"))
+            told.append((kept[0], f"{answer.status or ''} {answer.said}".strip()))
 
     async def _note(self, round_: _Round) -> None:
         """A relay that is killed now must know how long ago the call was made."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flowgroup import log, metrics
 from flowgroup.errors import Refused, Transient
+from flowgroup.model.lines import level_name
 from flowgroup.relay.spool.rows import Kind, Row
 
 _FILE = "spool.db"
@@ -254,7 +255,7 @@ class Disk:
             runs[run] = runs.get(run, 0) + 1
             level.bytes -= size
             level.records -= 1
-            metrics.RELAY_LINES_SHED.labels(str(of_level)).inc()
+            metrics.RELAY_LINES_SHED.labels(level_name(of_level)).inc()
         found.close()
         self._db.executemany("DELETE FROM logs WHERE seq = ?", [(seq,) for seq in gone])
         self._db.executemany(

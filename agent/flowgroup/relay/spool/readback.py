@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowgroup.relay.pace import Pace
 from flowgroup.relay.spool.disk import Kept
-from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import at_us, from_us
 from flowgroup.relay.spool.upward import Unreadable, Upward
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,11 @@ from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.model.ids import RunId
 from flowgroup.model.lines import WARNING, line
+from flowgroup.relay.pace import Pace
 from flowgroup.relay.spool.delivery import Delivery
 from flowgroup.relay.spool.disk import Batch, Disk
-from flowgroup.relay.spool.pace import Pace
 from flowgroup.relay.spool.rows import Kind, Row, Times, event_row, log_row
+from flowgroup.relay.spool.stream import Stream
 from flowgroup.relay.spool.upward import Upward
 from flowgroup.relay.spool.writer import Doing, Writer
 from flowgroup.relay.turns import in_between
@@ -37,8 +38,10 @@ _KEEPALIVE_S = 1.0
 class Spool:
     """`doing` carries out what is asked of `disk`, and nobody else does. Its tasks are `run`."""
 
-    def __init__(self, disk: Disk, doing: Doing, upward: Upward, pace: Pace) -> None:
-        self._doing = doing
+    def __init__(
+        self, disk: Disk, doing: Doing, upward: Upward, pace: Pace, moved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._doing, self._moved = doing, moved
         self._waiting = disk.waiting  # only looked at
         self._times = Times()
         for run, at in disk.times():
@@ -87,6 +90,7 @@ class Spool:
 
     async def _look_after(self) -> None:
         while True:
+            self._moved()
             with contextlib.suppress(Transient):  # the writer has said it
                 if await self._doing.do(_looked):
                     self._logs.something.set()
@@ -116,25 +120,33 @@ def _loss(run: str, lines: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def spooling(
-    settings: RelaySettings, upstream: Upstream, folder: Path, *, through: httpx.AsyncBaseTransport | None = None
+    settings: RelaySettings,
+    upstream: Upstream,
+    folder: Path,
+    moved: Callable[[], None] = lambda: None,
+    *,
+    through: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Spool]:
     """
-    The spool in `folder`, delivering, until the end of the block; `through` a transport where one is given. Raises Refused
-    when the folder cannot be used.
+    The spool in `folder`, delivering, until the end of the block; `moved` is called while its disk answers, `through` is a
+    transport where one is given. Raises Refused when the folder cannot be used.
     """
     disk = Disk(folder, settings.spool_limit_bytes, settings.spool_reserve_bytes)
+    metrics.RELAY_SPOOL_LIMIT.set(settings.spool_limit_bytes)
     log.get().info("spool_opened", at=str(folder), sqlite=sqlite3.sqlite_version, **_found(disk))
     writer = Writer(disk)
-    pace = Pace(settings.requests_per_minute, settings.records_per_minute)
     own = forward.client(verify=upstream.verify or False, keepalive_s=_KEEPALIVE_S, through=through)
+    stream = Stream(upstream, settings.hold_s) if upstream.is_cloud else None
     async with own as client:
-        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s), pace)
+        spool = Spool(disk, writer, Upward(upstream, client, settings.hold_s, stream), upstream.pace, moved)
         running = asyncio.create_task(_always(spool), name="spool")
         try:
             yield spool
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            if stream:
+                await stream.close()
             await writer.close()
 
 

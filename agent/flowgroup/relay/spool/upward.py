@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 
-from flowgroup.edge import forward
+from flowgroup.edge import forward, pump
 from flowgroup.edge.wire import USER_AGENT
 from flowgroup.errors import Transient
 from flowgroup.relay.spool.rows import Kind
+from flowgroup.relay.spool.stream import Closed, Stream
 from flowgroup.relay.upstream import Upstream, retry_after_s
 
 PATHS = {Kind.LOGS: "/logs/", Kind.EVENTS: "/events"}
@@ -27,6 +28,10 @@ _HEADERS = [
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 # A server over SQLite says 503 whenever its database is locked; 502 and 504 are a proxy's, behind which it may go on.
 _SERVER_SAYS = (500, 503)
+# A websocket's close codes: of what was sent (a kind or form that is not taken, too large), and what may be of it.
+_OF_THE_FRAME = frozenset((1003, 1007, 1009))
+_OF_THE_SERVER = frozenset((1008, 1011))
+_SERVER_ERROR = 500
 # Of the way to the API or of our token, not of the records.
 _NOT_NOW = frozenset((401, 403, 404, 405, 407, 425, 429))
 
@@ -68,15 +73,20 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Upward:
-    """`hold_s` is for reaching the API; `client`'s connections are used again only where one was used just now."""
+    """
+    `hold_s` is for reaching the API; `client`'s connections are used again only where one was used just now. Events go by
+    `stream` where there is one.
+    """
 
     upstream: Upstream
     client: httpx.AsyncClient
     hold_s: float
+    stream: Stream | None = None
 
     async def post(self, kind: Kind, bodies: Sequence[bytes]) -> Answer:
         """Send these. Never raises for what the outside does. A call that a slow server still answers is left under way."""
-        calling = asyncio.create_task(self._posted(kind, bodies), name=f"send {kind}")
+        making = _streamed(self.stream, bodies) if self.stream and kind is Kind.EVENTS else self._posted(kind, bodies)
+        calling = asyncio.create_task(making, name=f"send {kind}")
         try:
             await asyncio.wait({calling}, timeout=_ANSWER_S)
         except asyncio.CancelledError:
@@ -118,6 +128,20 @@ class Upward:
                 return response, await forward.read_whole(response)
         except TimeoutError as exc:
             raise Transient("no answer in time") from exc
+
+
+async def _streamed(stream: Stream, bodies: Sequence[bytes]) -> Answer:
+    """Once it has left, nobody knows before the pong: it is just sent again."""
+    try:
+        await stream.send(bodies)
+    except pump.Denied as exc:
+        return Answer(Fate.NOT_NOW, str(exc), exc.status)
+    except Closed as exc:
+        fate = Fate.NEVER if exc.code in _OF_THE_FRAME else Fate.DOUBTFUL
+        return Answer(fate, str(exc), _SERVER_ERROR if exc.code in _OF_THE_SERVER else 0)
+    except Transient as exc:
+        return Answer(Fate.DOUBTFUL, str(exc))
+    return Answer(Fate.TAKEN, "")
 
 
 def fate_of(status: int) -> Fate:

@@ -100,7 +100,7 @@ class Inline:
 def committed(disk: Disk, group: list[_Asked]) -> None:
     """All jobs in one transaction. When it does not come to be all of them have the trouble."""
     try:
-        with disk.transaction():
+        with metrics.RELAY_SPOOL_COMMIT_SECONDS.time(), disk.transaction():
             for asked in group:
                 _carry_out(disk, asked)
     except sqlite3.Error as exc:

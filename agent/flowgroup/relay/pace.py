@@ -1,4 +1,4 @@
-"""How fast the spool is emptied: a budget a minute of calls and of records, and pauses of full jitter while the API is away."""
+"""The budget a minute of what the relay sends to the API: calls, whoever asked for them, and records."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -41,11 +41,11 @@ class Pace:
     def __post_init__(self) -> None:
         self._requests, self._records = _Bucket(self.requests_per_minute), _Bucket(self.records_per_minute)
 
-    async def turn(self, records: int) -> None:
+    async def turn(self, records: int = 0) -> None:
         """Wait until one more call, with so many records, is within the budget."""
         clock = asyncio.get_running_loop().time
         while True:
-            wait_s = max(self._requests.wait_s(clock()), self._records.wait_s(clock()))
+            wait_s = max(self._requests.wait_s(clock()), self._records.wait_s(clock()) if records else 0.0)
             if wait_s <= 0:
                 break
             await asyncio.sleep(wait_s)

@@ -1,0 +1,99 @@
+"""The operators' commands on the installed chart: in the daemon's pod, and from outside through Kubernetes' API."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Installed
+from tests.real.stack import wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def _inside(installed: Installed, *command: str) -> Any:
+    name = f"deploy/{_daemon(installed)}"
+    return json.loads(installed.main("exec", name, "-c", "daemon", "--", "flowgroup", *command, "--json"))
+
+
+def _daemon(installed: Installed) -> str:
+    found = installed.main.json("get", "deploy", "-l", "app.kubernetes.io/component=daemon")["items"]
+    return str(found[0]["metadata"]["name"])
+
+
+def _outside(installed: Installed, *command: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
+    clean |= {"KUBECONFIG": installed.config, "FLOWGROUP_BACKEND": "kubernetes"}
+    clean["FLOWGROUP_KUBERNETES_NAMESPACE"] = installed.jobs.namespace
+    where = ["--pool", "default", "--agent-namespace", installed.main.namespace]
+    return subprocess.run(
+        [sys.executable, "-m", "flowgroup", *command, *where],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(installed: Installed) -> str:
+    """A cluster with a worker, left by a run of the check's flow."""
+    name = f"deploy/{_daemon(installed)}"
+    installed.main("exec", name, "-c", "daemon", "--", "flowgroup", "check", "--pool", "default", "--workers", "1")
+    found = [
+        one for one in _inside(installed, "cluster", "list") if one["flow"] == "flowgroup-check" and one["workers"]
+    ]
+    return str(found[0]["name"])
+
+
+def test_the_daemons_pod_tells_how_all_stands(installed: Installed, cluster: str) -> None:
+    standing = _inside(installed, "status")
+    assert standing["backend"] == "kubernetes"
+    assert cluster in {one["name"] for one in standing["clusters"]}
+
+
+def test_doctor_in_the_daemons_pod_finds_every_right_and_a_policy_that_is_enforced(
+    installed: Installed, cluster: str
+) -> None:
+    checks = {one["name"]: one for one in _inside(installed, "doctor")["checks"]}
+    rights = [name for name in checks if name.startswith("may-")]
+    assert len(rights) > 20
+    assert {name: one["detail"] for name, one in checks.items() if not one["ok"] and name != "image"} == {}
+    assert checks["dask-operator"]["detail"].startswith("it has served")
+
+
+def test_logs_and_a_reset_from_outside(installed: Installed, cluster: str) -> None:
+    said = _outside(installed, "logs", "--cluster", cluster, "--role", "driver")
+    assert said.returncode == 0, said.stderr
+    assert f"{cluster}-driver" in said.stdout
+    uid = installed.jobs.json("get", "daskcluster", cluster)["metadata"]["uid"]
+    asked = _outside(installed, "cluster", "reset", cluster)
+    assert asked.returncode == 0, asked.stderr
+    wait_for(lambda: cluster not in _uids(installed) or _uids(installed)[cluster] != uid, "the cluster goes", 180)
+
+
+def _uids(installed: Installed) -> dict[str, str]:
+    items = installed.jobs.json("get", "daskclusters")["items"]
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+
+
+def test_what_is_rendered_is_what_kubernetes_takes(installed: Installed) -> None:
+    env = {**os.environ, "FLOWGROUP_KUBERNETES_NAMESPACE": installed.jobs.namespace}
+    command = [
+        sys.executable,
+        "-m",
+        "flowgroup",
+        "render",
+        "--set",
+        "workers=1",
+        "--set",
+        "image=registry.example/flows:1",
+    ]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
+    cluster = json.loads(done.stdout)["items"][0]
+    said = installed.jobs("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(cluster))
+    assert json.loads(said)["metadata"]["name"] == cluster["metadata"]["name"]
