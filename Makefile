@@ -51,9 +51,9 @@ outage: setup  ## runs through every fault of the API and kills of the relay, fo
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile
 
-test: setup  ## all tests but those that need a Kubernetes cluster, JOBS files at once
-	@$(BIN)/python -m pytest -m "timed and not e2e"
-	@$(BIN)/python -m pytest -m "not timed and not e2e" $(SIDE_BY_SIDE)
+test: setup  ## all tests but those that need a Kubernetes cluster, and the long ones of make chaos; JOBS files at once
+	@$(BIN)/python -m pytest -m "timed and not long and not e2e"
+	@$(BIN)/python -m pytest -m "not timed and not long and not e2e" $(SIDE_BY_SIDE)
 
 e2e: setup  ## tests on a real Kubernetes: $$KUBECONFIG, ../shared/cluster, or a kind cluster made for it; some by E2E="tests/e2e"
 	@deploy/e2e.sh $(BIN)/python -m pytest -m e2e $(E2E)

@@ -18,6 +18,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from flowgroup.edge import lines
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -182,7 +184,7 @@ async def fake_api(**told: Any) -> AsyncIterator[FakeAPI]:
     app = Starlette(
         routes=[WebSocketRoute("/api/{path:path}", api.events), Route("/api/{path:path}", api.call, methods=methods)]
     )
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = lines.tcp("127.0.0.1", 0)
     api.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
     async with served(app, listener):
         yield api

@@ -87,7 +87,7 @@ def _frozen_worker(ledger: str) -> None:
 
 @task(persist_result=False)
 def step(number: int) -> int:
-    time.sleep(0.1)
+    time.sleep(1.0)  # a server over SQLite answers others 503 for half a minute where each of these takes a tenth of it
     return number
 
 
