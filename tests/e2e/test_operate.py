@@ -44,10 +44,12 @@ def cluster(installed: Installed) -> str:
     """A cluster with a worker, left by a run of the check's flow."""
     name = f"deploy/{_daemon(installed)}"
     installed.main("exec", name, "-c", "daemon", "--", "flowgroup", "check", "--pool", "default", "--workers", "1")
-    found = [
-        one for one in _inside(installed, "cluster", "list") if one["flow"] == "flowgroup-check" and one["workers"]
-    ]
-    return str(found[0]["name"])
+
+    def with_its_worker() -> list[str]:  # which may still be starting: the run did not need it
+        there = _inside(installed, "cluster", "list")
+        return [one["name"] for one in there if one["flow"] == "flowgroup-check" and one["workers"]]
+
+    return str(wait_for(with_its_worker, "the check's cluster has its worker", 120)[0])
 
 
 def test_the_daemons_pod_tells_how_all_stands(installed: Installed, cluster: str) -> None:
