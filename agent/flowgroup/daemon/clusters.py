@@ -7,13 +7,14 @@ deciding is here.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
 from typing import Protocol, get_args
 
 from flowgroup import log
+from flowgroup.daemon.boots import Boots
 from flowgroup.daemon.cluster import Cluster, ClusterFailed, Phase
 from flowgroup.daemon.points import reached
 from flowgroup.daemon.unless import to_its_end
@@ -26,7 +27,6 @@ from flowgroup.model.orders import Remark
 from flowgroup.model.spec import ClusterSpec
 
 _LOOK_EVERY_S = 1.0
-_BOOTS_REMEMBERED = 5
 _HALF_MADE_TIMEOUT_S = 10.0
 _WHY_TIMEOUT_S = 5.0
 _SERVED_S = 60.0
@@ -111,7 +111,7 @@ class Clusters:
         self._on_turn = on_turn
         self._clusters: dict[ClusterName, Cluster] = {}
         self._served: dict[RunId, float] = {}
-        self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
+        self._boots = Boots()
 
     async def adopt(self) -> None:
         """Take over what a former daemon left. The idle time of each begins now."""
@@ -301,14 +301,14 @@ class Clusters:
             assert found is not None
         await self._until_ready(found)
         if began is not None:
-            self._boots_s.append(asyncio.get_running_loop().time() - began)
-            CLUSTER_START.observe(self._boots_s[-1])
+            took_s = asyncio.get_running_loop().time() - began
+            self._boots.note(spec, took_s)
+            CLUSTER_START.observe(took_s)
         return found
 
-    @property
-    def slowest_boot_s(self) -> float | None:
-        """The slowest of the last few clusters, from making it to ready; None if none was made."""
-        return max(self._boots_s, default=None)
+    def slowest_boot_s(self, spec: ClusterSpec) -> float | None:
+        """The slowest of the last few clusters that were as large at least; None if there was none."""
+        return self._boots.slowest_s(spec)
 
     def is_ready(self, name: ClusterName) -> bool:
         """Whether its driver is on the line and takes runs."""

@@ -39,8 +39,7 @@ class Api(plan_room.Api, Protocol):
 
 
 class Clusters(Protocol):
-    @property
-    def slowest_boot_s(self) -> float | None: ...
+    def slowest_boot_s(self, spec: ClusterSpec) -> float | None: ...
     def names(self) -> list[ClusterName]: ...
     def expect(
         self, name: ClusterName, run_id: RunId, idle_timeout_s: float
@@ -166,7 +165,7 @@ class Prewarm:
             return left_s <= self.ahead.within_s
         making = {one.cluster for one in self._coming.values() if one.is_held_back}
         has_room = coming.cluster in making or len(making) < self.ahead.clusters
-        return has_room and left_s <= self._lead_s()
+        return has_room and left_s <= self._lead_s(coming)
 
     def _has_room(self, due: DueRun, plan: Placement) -> bool:
         with self.caps.ahead(plan.spec, due.id) as has_room:
@@ -207,12 +206,13 @@ class Prewarm:
     def _left_s(self, coming: _Coming) -> float:
         return (coming.due.due_at - self.now()).total_seconds()
 
-    def _lead_s(self) -> float:
-        return lead_s(self.clusters.slowest_boot_s, self.ahead.within_s)
+    def _lead_s(self, coming: _Coming) -> float:
+        slowest_s = self.clusters.slowest_boot_s(coming.plan.spec) if coming.plan else None
+        return lead_s(slowest_s, self.ahead.within_s)
 
     def _next_s(self) -> float:
         """Until the next one's time to boot has come."""
-        waits = [self._left_s(one) - self._lead_s() for one in self._coming.values() if not one.keeping]
+        waits = [self._left_s(one) - self._lead_s(one) for one in self._coming.values() if not one.keeping]
         return min([_ASK_EVERY_S, *(wait_s for wait_s in waits if wait_s > 0.0)])
 
 
