@@ -182,6 +182,7 @@ async def test_a_restarted_relay_is_found_again(ca: FakeCA) -> None:
             await control.level([])
     with pytest.raises(Transient):
         await control.level([])
+    await control.aclose()
 
 
 async def test_new_certificates_are_taken_without_a_restart(ca: FakeCA, tmp_path: Path) -> None:

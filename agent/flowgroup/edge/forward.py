@@ -11,6 +11,8 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.request import getproxies
 
 import httpx
 from starlette.requests import ClientDisconnect, Request
@@ -19,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from flowgroup.edge import tls
 from flowgroup.edge.lines import notices_silence
+from flowgroup.edge.swift import Swift
 from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
 
@@ -72,18 +75,21 @@ def client(
     if at is not None:
         made = httpx.AsyncClient(transport=transport(at), cookies=no_cookies, trust_env=False)
     else:
-        made = httpx.AsyncClient(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies, transport=through)
+        own = through or (None if getproxies() else _swift(verify=verify, keepalive_s=keepalive_s))
+        made = httpx.AsyncClient(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies, transport=own)
     made.headers.clear()
     return made
 
 
-def transport(at: Endpoint) -> httpx.AsyncHTTPTransport:
+def transport(at: Endpoint) -> httpx.AsyncBaseTransport:
     """To a room of ours, over its Unix socket or TLS. Raises Refused when the authorities' file cannot be read."""
     if at.socket:  # nothing is verified there, and the certificates for it would take 7 MB
-        return httpx.AsyncHTTPTransport(uds=str(at.socket), limits=_limits(KEEPALIVE_S), verify=False)
-    return httpx.AsyncHTTPTransport(
-        verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S), socket_options=notices_silence()
-    )
+        return _swift(uds=str(at.socket), verify=False, keepalive_s=KEEPALIVE_S)
+    return _swift(verify=tls.trusting(at.ca), keepalive_s=_OVER_TLS_S, socket_options=notices_silence())
+
+
+def _swift(**told: Any) -> Swift:
+    return Swift(most=MAX_CONNECTIONS, **told)
 
 
 def _limits(keepalive_s: float) -> httpx.Limits:
