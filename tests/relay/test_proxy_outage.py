@@ -80,6 +80,7 @@ async def test_childrens_calls_are_within_the_budget_and_those_beyond_it_wait(tm
         answers = await asyncio.gather(*(on.child.get(f"/api/flow_runs/{on.run}") for _ in range(60)))
         most = 1 + 5 * 2 + (time.monotonic() - began) * 2  # what is saved up, and two a second
         refused = [answer for answer in answers if answer.status_code == 503]
-        assert len(on.api.seen) == 60 - len(refused) <= most
-        assert all(waits(answer) and "FLOWGROUP_RELAY_REQUESTS_PER_MINUTE" in answer.text for answer in refused)
+        assert 60 - len(refused) <= len(on.api.seen) <= most  # one that was sent may have had no answer in time
+        assert all(waits(answer) for answer in refused)
+        assert sum("FLOWGROUP_RELAY_REQUESTS_PER_MINUTE" in answer.text for answer in refused) >= 60 - most
         assert len(answers) - len(refused) >= 10
