@@ -144,7 +144,8 @@ class Leases:
         details = (run.get("state") or {}).get("state_details") or {}
         if details.get("deployment_concurrency_lease_id") != lease:
             return False
-        if (run.get("labels") or {}).get(_LABEL) == lease:  # by this relay before it was started again
+        # Taken already, and the answer was lost; or by this relay before it was started again.
+        if lease in self._without or (run.get("labels") or {}).get(_LABEL) == lease:
             self._without.add(lease)
             return True
         limit = (await self._read(f"/deployments/{run.get('deployment_id')}")).get("global_concurrency_limit") or {}
