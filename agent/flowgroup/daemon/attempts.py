@@ -141,7 +141,10 @@ class Attempts:
         while not self._is_whole.is_set():
             moved()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_whole.wait(), _EXTEND_EVERY_S)
+                async with asyncio.timeout(
+                    _EXTEND_EVERY_S
+                ):  # Python 3.11's `wait_for` swallows a cancellation now and then
+                    await self._is_whole.wait()
         others = {one.relay for one in self._open.values()}.difference(self._relays.listed)
         for relay in others:
             log.get().warning(

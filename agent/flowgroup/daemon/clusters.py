@@ -120,7 +120,6 @@ class Clusters:
             cluster.found = found
             if found.spec.mode == "per-run":
                 cluster.idle_timeout_s = 0.0
-            cluster.idle_since = asyncio.get_running_loop().time()
         self.phases()
 
     def secret_of(self, name: ClusterName) -> str | None:
