@@ -141,9 +141,7 @@ class Attempts:
         while not self._is_whole.is_set():
             moved()
             with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    _EXTEND_EVERY_S
-                ):  # Python 3.11's `wait_for` swallows a cancellation now and then
+                async with asyncio.timeout(_EXTEND_EVERY_S):
                     await self._is_whole.wait()
         others = {one.relay for one in self._open.values()}.difference(self._relays.listed)
         for relay in others:

@@ -214,7 +214,8 @@ async def _dribbled(target: Target, head: bytes) -> str:
         writer.write(head)
         for _ in range(int(_PATIENCE_S) - 15):
             with contextlib.suppress(TimeoutError):
-                answer = await asyncio.wait_for(reader.read(64 * 1024), 1.0)
+                async with asyncio.timeout(1.0):
+                    answer = await reader.read(64 * 1024)
                 return answer.split(b" ")[1].decode() if answer else "closed"
             writer.write(b"x")
         return "held"

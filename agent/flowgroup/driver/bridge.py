@@ -105,7 +105,8 @@ class Bridge:
             self._worker.log_event(
                 topic_of(owner), {**message, "method": method, "path": path, "headers": headers, "body": body}
             )
-            return await asyncio.wait_for(answer, _CALL_TIMEOUT_S)
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                return await answer
         finally:
             self._waiting.pop(call, None)
 

@@ -306,7 +306,8 @@ class Desk:
 
 async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     return event.is_set()
 
 

@@ -56,7 +56,8 @@ async def first_worker(at: str) -> None:
     try:
         while not there.is_set() and asyncio.get_running_loop().time() - unheard_since < _SILENT_S:
             with suppress(TimeoutError):
-                await asyncio.wait_for(there.wait(), _AGAIN_S)
+                async with asyncio.timeout(_AGAIN_S):
+                    await there.wait()
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -95,7 +95,8 @@ class Line:
             seals = {"seals": ()}  # what came later on this line is of the daemon that it leads to
             await writer.drain()
             try:
-                await asyncio.wait_for(self._changed.wait(), interval_s)
+                async with asyncio.timeout(interval_s):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 

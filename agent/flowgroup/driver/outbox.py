@@ -200,7 +200,8 @@ class Outbox:
     async def _called(self, bag: Mailbag, method: str, path: str, body: Any) -> None:
         """After the run's start, when its engine does not wait for the same server any more."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(bag.is_over.wait(), _CALL_AFTER_S)
+            async with asyncio.timeout(_CALL_AFTER_S):
+                await bag.is_over.wait()
         headers = {"Authorization": f"Bearer {bag.token}"}
         for tries in range(1, _CALL_TRIES):
             try:

@@ -63,7 +63,8 @@ class Scaling:
                 _logger.exception("flowgroup cannot see what this scheduler has to do")
                 self.level = {}
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), _LOOK_S)
+                async with asyncio.timeout(_LOOK_S):
+                    await self._came.wait()
             self._came.clear()
 
     def look(self) -> None:

@@ -51,7 +51,8 @@ async def run(script: str | None, folder: Path, env: dict[str, str]) -> tuple[st
 async def _ended(process: asyncio.subprocess.Process) -> int:
     """Its status; below 0 when it was ended for its time."""
     try:
-        return abs(await asyncio.wait_for(process.wait(), _TIMEOUT_S))
+        async with asyncio.timeout(_TIMEOUT_S):
+            return abs(await process.wait())
     except TimeoutError:
         process.kill()
         return -1
