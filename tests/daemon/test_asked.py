@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -44,8 +45,8 @@ class World:
             raise self.trouble
         return {name: ask for name, ask in self.asked.items() if name in self.backend.clusters}
 
-    def told(self) -> dict[str, object]:
-        nothing = Standing(
+    def standing(self, stuck: list[str] | None = None) -> dict[str, Any]:
+        return Standing(
             pool="p",
             worker="w",
             backend="local",
@@ -53,10 +54,13 @@ class World:
             drivers=self.drivers,
             slots=Slots(3),
             scale=self.scale,
-            is_streamed=lambda: False,
-            stuck=list,
-        )
-        (cluster,) = nothing.told()["clusters"]
+            is_streamed=lambda: True,
+            stuck=lambda: stuck or [],
+        ).told()
+
+    def told(self) -> dict[str, Any]:
+        """Of the one cluster that there is."""
+        (cluster,) = self.standing()["clusters"]
         return dict(cluster)
 
 
@@ -181,17 +185,7 @@ async def test_what_is_told_has_runs_and_reasons_and_no_value_of_an_environment(
         await world.clusters.ready(spec)
         view = world.drivers.view(spec.name)
         view.attempts = {"a": Attempt(run_id=ONE, attempt="a", phase="running")}  # type: ignore[dict-item]
-        standing = Standing(
-            pool="p",
-            worker="w",
-            backend="local",
-            clusters=world.clusters,
-            drivers=world.drivers,
-            slots=Slots(3),
-            scale=world.scale,
-            is_streamed=lambda: True,
-            stuck=lambda: ["poll"],
-        ).told()
+        standing = world.standing(stuck=["poll"])
     assert standing["runs"] == [{"id": "one", "cluster": spec.name, "attempt": "a", "phase": "running"}]
     assert standing["stuck"] == ["poll"]
     assert "hunter" not in str(standing)

@@ -265,22 +265,22 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     answers = Answers(backend, clusters, drivers)
     costs = Costs(clusters, drivers, backend.gpus, pool.name, Named(daemon.metrics_flow_groups))
     parts = _Parts(
-        bells,
-        slots,
-        drivers,
-        clusters,
-        relays,
-        attempts,
-        cancels,
-        teller,
-        journeys,
-        events,
-        scale,
-        answers,
-        costs,
-        backend,
-        caps,
-        held,
+        bells=bells,
+        slots=slots,
+        drivers=drivers,
+        clusters=clusters,
+        relays=relays,
+        attempts=attempts,
+        cancels=cancels,
+        teller=teller,
+        journeys=journeys,
+        events=events,
+        scale=scale,
+        answers=answers,
+        costs=costs,
+        asks=backend,
+        caps=caps,
+        held=held,
     )
     api.trust(parts.is_streamed)
     return parts

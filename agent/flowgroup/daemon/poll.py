@@ -124,11 +124,9 @@ class Poll:
 
     def _limit(self) -> int:
         """As many as may be started, and those that are at the head of the line but could not be; all, if there are many."""
-        return (
-            _PAGE
-            if self._is_full
-            else min(_PAGE, max(1, self.slots.free + len(self._left_until.keys() | self._started)))
-        )
+        if self._is_full:
+            return _PAGE
+        return min(_PAGE, max(1, self.slots.free + len(self._left_until.keys() | self._started)))
 
     async def _due(self, limit: int) -> list[DueRun]:
         """What is due, and what soon will be; should that fill the page, it must not hide what is due."""
@@ -169,8 +167,6 @@ class Poll:
 
     async def _before(self, ahead_s: float, limit: int, after: datetime | None = None) -> list[DueRun]:
         before = self.now() + timedelta(seconds=ahead_s)
-        if after is None:
-            return await self.api.due(limit=limit, before=before, queues=self.rhythm.queues)
         return await self.api.due(limit=limit, before=before, after=after, queues=self.rhythm.queues)
 
     def _gap_s(self) -> float:

@@ -17,13 +17,12 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
 
 from flowgroup import log
-from flowgroup.edge.events import is_welcome
-from flowgroup.edge.wire import credentials_of, headers_for, tls_for
+from flowgroup.edge.greeted import greeted
+from flowgroup.edge.wire import credentials_of
 from flowgroup.errors import Transient
 from flowgroup.model.ids import RunId
 from flowgroup.model.variables import POOL_TYPE
@@ -34,8 +33,6 @@ _VERSION = "work_pool_worker_channel.v1"
 _CAPABILITIES = ("worker_heartbeat.v1", "work_pool_snapshot.v1", "cleanup_delivery.v1")
 _KINDS = ("cancelling_timeout_teardown.v1", "pending_claim_teardown.v1")
 _AT_ONCE = 16
-_OPEN_TIMEOUT_S = 10.0
-_MAX_FRAME_BYTES = 4 * 1024 * 1024
 _STEADY_S = 30.0
 _OLD_SERVER_S = 600.0
 _OLD_SERVER = frozenset({403, 404, 405})
@@ -116,31 +113,13 @@ class Channel:
                 await self._socket.send(_frame(type_, payload))
 
     async def _stream(self) -> AsyncIterator[Teardown]:
-        shown = self._credentials.shown()
-        headers = {**headers_for(self._settings), **({"Authorization": shown} if shown else {})}
-        async with connect(
-            self._url,
-            subprotocols=[Subprotocol("prefect")],
-            additional_headers={name: value for name, value in headers.items() if name != "User-Agent"},
-            user_agent_header=headers["User-Agent"],
-            ssl=tls_for(self._settings) if self._url.startswith("wss") else None,
-            open_timeout=_OPEN_TIMEOUT_S,
-            max_size=_MAX_FRAME_BYTES,
-        ) as socket:
-            await self._introduce(socket)
+        async with greeted(self._url, self._settings, self._credentials, what="the worker channel") as socket:
+            await socket.send(_frame("worker.hello.v1", self._hello))
             self._socket = socket
             log.get().info("worker_channel_connected", url=self._url)
             async for frame in socket:
                 if teardown := teardown_of(frame):
                     yield teardown
-
-    async def _introduce(self, socket: ClientConnection) -> None:
-        await socket.send(json.dumps({"type": "auth", "token": self._credentials.word()}))
-        async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            answer = await socket.recv()
-        if not is_welcome(answer):
-            raise Transient("the worker channel does not take our key")
-        await socket.send(_frame("worker.hello.v1", self._hello))
 
 
 def teardown_of(frame: str | bytes) -> Teardown | None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
-from websockets.typing import Subprotocol
 
 from flowgroup import log
-from flowgroup.edge.wire import credentials_of, headers_for, tls_for
+from flowgroup.edge.greeted import greeted
+from flowgroup.edge.wire import credentials_of
 from flowgroup.errors import Transient
 from flowgroup.metrics import EVENTS_CONNECTED
 from flowgroup.model.ids import RunId
@@ -32,8 +32,6 @@ _SUSPENDED = ("Suspended",)
 _OVER = ("Cancelled",)
 _CHANGED = ("prefect.deployment.updated", "prefect.work-pool.updated", "prefect.work-queue.updated")
 _NAMES = [f"{_RUN}{name}" for name in (*_DUE, *_CANCELLING, *_SUSPENDED, *_OVER)] + list(_CHANGED)
-_OPEN_TIMEOUT_S = 10.0
-_MAX_FRAME_BYTES = 4 * 1024 * 1024
 _STEADY_S = 30.0  # a connection that held for so long starts the pauses anew
 
 
@@ -92,47 +90,20 @@ class Events:
             self._connected(False)
 
     async def _stream(self) -> AsyncGenerator[Notice]:
-        shown = self._credentials.shown()
-        headers = {**headers_for(self._settings), **({"Authorization": shown} if shown else {})}
-        async with connect(
-            self._url,
-            subprotocols=[Subprotocol("prefect")],
-            additional_headers={name: value for name, value in headers.items() if name != "User-Agent"},
-            user_agent_header=headers["User-Agent"],
-            ssl=tls_for(self._settings) if self._url.startswith("wss") else None,
-            open_timeout=_OPEN_TIMEOUT_S,
-            max_size=_MAX_FRAME_BYTES,
-        ) as socket:
+        async with greeted(self._url, self._settings, self._credentials, what="the event stream") as socket:
             self._socket = socket
-            await self._subscribe(socket)
+            await socket.send(json.dumps({"type": "filter", "backfill": False, "filter": _filter(self._pool_id)}))
             self._connected(True)
             yield Notice("connected")
             async for frame in socket:
                 if notice := _notice(frame):
                     yield notice
 
-    async def _subscribe(self, socket: ClientConnection) -> None:
-        await socket.send(json.dumps({"type": "auth", "token": self._credentials.word()}))
-        async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            answer = await socket.recv()
-        if not is_welcome(answer):
-            raise Transient("the event stream does not take our key")
-        await socket.send(json.dumps({"type": "filter", "backfill": False, "filter": _filter(self._pool_id)}))
-
     def _connected(self, is_connected: bool) -> None:
         if is_connected and not self.is_connected:
             log.get().info("event_stream_connected", url=self._url)
         self.is_connected = is_connected
         EVENTS_CONNECTED.set(is_connected)
-
-
-def is_welcome(answer: str | bytes) -> bool:
-    """Whether a websocket of Prefect's takes our key."""
-    try:
-        read = json.loads(answer)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(read, dict) and read.get("type") == "auth_success"
 
 
 def _filter(pool_id: str) -> dict[str, Any]:
