@@ -145,7 +145,7 @@ def _client() -> Client:
 
 def test_the_backend_stands_on_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "key").write_text("control\n")
+    (tmp_path / "key").write_text("the-control-key-of-a-test\n")
     for name, value in NEEDED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FLOWGROUP_KUBERNETES_IMAGE_PULL_SECRETS", "a, b")
@@ -153,7 +153,7 @@ def test_the_backend_stands_on_its_settings(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("AWS_REGION", "eu-1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     made = kubernetes(Settings.read({"pool": "p", "backend": "kubernetes"}), _client())
-    assert made.relay_key == "control"
+    assert made.relay_key == "the-control-key-of-a-test"
     assert made.listen.port == 8443  # type: ignore[union-attr]
     assert made.ground.settings.image_pull_secrets == ("a", "b")
     env = made.ground.driver_env
@@ -168,7 +168,7 @@ def test_a_setting_that_is_missing_is_refused_by_its_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "key").write_text("control")
+    (tmp_path / "key").write_text("the-control-key-of-a-test")
     for name, value in NEEDED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(missing)
@@ -189,7 +189,7 @@ def test_a_setting_that_is_wrong_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "key").write_text("control")
+    (tmp_path / "key").write_text("the-control-key-of-a-test")
     for key, good in {**NEEDED, name: value}.items():
         monkeypatch.setenv(key, good)
     with pytest.raises(Refused, match=said):

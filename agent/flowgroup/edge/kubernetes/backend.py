@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowgroup import log
+from flowgroup.edge.files import control_key
 from flowgroup.edge.kubernetes import diagnose, fate, images, lease, manifests, network, removal, scaling, seen
 from flowgroup.edge.kubernetes.absent import Absent
 from flowgroup.edge.kubernetes.client import (
@@ -26,7 +27,6 @@ from flowgroup.edge.kubernetes.client import (
     Kind,
     NotThere,
 )
-from flowgroup.edge.kubernetes.control_key import key_in
 from flowgroup.edge.kubernetes.crew import Crew
 from flowgroup.edge.kubernetes.level import Level, Levels
 from flowgroup.edge.kubernetes.manifests import selector
@@ -378,7 +378,6 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
     for name, value in needed.items():
         if not value:
             raise Refused(f"{name} is not set, and the kubernetes backend needs it")
-    assert settings.relay.control_key_file
     ground = Ground(
         pool=settings.daemon.pool or "",
         namespace=client.namespace,
@@ -387,4 +386,4 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
         driver_env=environment_for_pods(settings.driver),
         scale_idle_s=settings.driver.scale_idle_s,
     )
-    return Kubernetes(client, ground, key_in(settings.relay.control_key_file))
+    return Kubernetes(client, ground, control_key(settings.relay))

@@ -53,6 +53,7 @@ class Stream:
             await self._sent(events)
 
     async def _sent(self, events: Sequence[bytes]) -> None:
+        is_kept = False
         try:
             async with asyncio.timeout(self._hold_s + _PONG_S):
                 connection = self._connection or await self._open()
@@ -60,14 +61,14 @@ class Stream:
                     await connection.send(event, text=True)
                 await (await connection.ping())
             await self._still_open(connection)
-        except BaseException as exc:
-            await self._close()
-            match exc:
-                case ConnectionClosed():
-                    raise Closed(exc) from exc
-                case TimeoutError():
-                    raise Transient("no pong in time") from exc
-            raise
+            is_kept = True
+        except ConnectionClosed as exc:
+            raise Closed(exc) from exc
+        except TimeoutError as exc:
+            raise Transient("no pong in time") from exc
+        finally:
+            if not is_kept:
+                await self._close()
 
     async def _still_open(self, connection: ClientConnection) -> None:
         """A server may answer a ping before it has looked at what came before, and then close. Raises ConnectionClosed."""
