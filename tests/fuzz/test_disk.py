@@ -105,7 +105,7 @@ def test_an_archive_is_whole_or_refused(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as zipped:
         zipped.writestr("flow.pkl", b"pickle")
-        zipped.writestr("code/helper.py", "x = 1\n")
+        zipped.writestr("code/helper.py", "x = 1\n", zipfile.ZIP_DEFLATED)
     good = packed.getvalue()
 
     def check(random: Random) -> None:

@@ -2,11 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from flowgroup.edge.kubernetes.sizes import Size, Sizes
 from flowgroup.model.ids import FlowId, RunId
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.model.variables import WorkerGroup
-from flowgroup.operate.forecast import Coming, forecast, gpus, peak, pods
+from flowgroup.operate.forecast import Coming, forecast, peak
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -43,7 +41,7 @@ def test_the_peak_is_of_what_is_there_at_once() -> None:
     many, few = spec("a", workers=10), spec("b", workers=1)
     runs = [run("a", 100, many), run("b", 200, few), run("c", 5000, few)]
     seen = forecast(runs, {}, NOW, lead_s=0)
-    amounts = [pods(stay.spec, on_kubernetes=True) for stay in seen.stays]
+    amounts = [2 + stay.spec.workers for stay in seen.stays]
     assert peak(seen.stays, amounts).most == 12 + 3
     assert peak(seen.stays, amounts).at == NOW + timedelta(seconds=200)
     assert peak([], []).most == 0
@@ -53,21 +51,3 @@ def test_one_cluster_that_goes_as_another_comes_is_not_two_at_once() -> None:
     a, b = spec("a"), spec("b")
     seen = forecast([run("a", 0, a, lasts_s=50, idle_s=50), run("b", 100, b)], {}, NOW, lead_s=0)
     assert peak(seen.stays, [1, 1]).most == 1
-
-
-def test_pods_are_counted_as_many_as_there_may_be() -> None:
-    assert pods(spec(), on_kubernetes=True) == 2
-    assert pods(spec(), on_kubernetes=False) == 1
-    growing = spec(workers=1, workers_max=7, worker_groups=(WorkerGroup(name="gpu", count=2),))
-    assert pods(growing, on_kubernetes=True) == 2 + 7 + 2
-
-
-def test_gpus_are_those_of_sizes_and_of_groups() -> None:
-    sizes = Sizes({"gpu": Size(gpu=2), "cpu": Size(cpu="4")})
-    groups = (
-        WorkerGroup(name="a", count=3, size="gpu"),
-        WorkerGroup(name="b", count=1, size="gpu", resources={"nvidia.com/gpu": "4"}),
-        WorkerGroup(name="c", count=5),
-    )
-    assert gpus(spec(workers=2, worker_size="cpu", worker_groups=groups), sizes) == 6 + 4
-    assert gpus(spec(workers=2, worker_size="gpu", driver_size="gpu"), sizes) == 4 + 2

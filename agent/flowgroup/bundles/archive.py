@@ -2,9 +2,11 @@
 
 import io
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from flowgroup.errors import Refused
@@ -13,6 +15,7 @@ FLOW = "flow.pkl"
 CODE = "code"
 MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_FILES = 20_000
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 _AGAIN = "deploy the flow again"
 
@@ -35,16 +38,28 @@ def unpack(data: bytes, into: Path, *, name: str) -> bytes:
 
     Every entry is checked before the first is written. Raises Refused; `name` is what the bundle is called in it.
     """
+    with _reading(name):
+        file = zipfile.ZipFile(io.BytesIO(data))
+    entries = file.infolist()
+    _check(entries, name)
+    into.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for entry in entries:
+        if entry.filename != FLOW:
+            _extract(into / PurePosixPath(entry.filename).relative_to(CODE), _read(file, entry.filename, name))
+    return _read(file, FLOW, name)
+
+
+def _read(file: zipfile.ZipFile, entry: str, name: str) -> bytes:
+    with _reading(name):
+        return file.read(entry)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Around what reads from memory only: whatever goes wrong is the zip's, and `zipfile` has many words for it."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            entries = file.infolist()
-            _check(entries, name)
-            into.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for entry in entries:
-                if entry.filename != FLOW:
-                    _extract(into / PurePosixPath(entry.filename).relative_to(CODE), file.read(entry))
-            return file.read(FLOW)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as exc:
+        yield
+    except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, RuntimeError, EOFError, OverflowError) as exc:
         raise Refused(f"the bundle {name} is not a readable zip ({exc}): {_AGAIN}") from exc
 
 
@@ -72,7 +87,7 @@ def _check(entries: list[zipfile.ZipInfo], name: str) -> None:
 def _is_safe(entry: zipfile.ZipInfo) -> bool:
     """Whether an entry is a plain file at a plain relative path inside `code/`, or the flow itself."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG) or entry.flag_bits & 0x1:
+    if kind not in (0, stat.S_IFREG) or entry.flag_bits & 0x1 or entry.compress_type not in _PACKED:
         return False
     if entry.filename == FLOW:
         return True

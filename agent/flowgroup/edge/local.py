@@ -67,9 +67,7 @@ class Local:
         return self.folder / "clusters"
 
     def takes(self, spec: ClusterSpec) -> Takes:
-        """Processes, and of CPUs the workers' threads and one for each other process."""
-        workers, others = sum(group.most for group in spec.groups), 2 if spec.has_workers else 1
-        return Takes(pods=others + workers, cpu=others + workers * spec.worker_threads)
+        return Takes.as_processes(spec)
 
     async def find(self) -> list[Found]:
         """Every cluster that has a folder, whether its processes live or not. What was only half made is removed."""

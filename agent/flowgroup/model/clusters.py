@@ -33,6 +33,12 @@ class Takes:
     cpu: float = 0.0
     gpu: float = 0.0
 
+    @classmethod
+    def as_processes(cls, spec: ClusterSpec) -> "Takes":
+        """On one machine: processes, and of CPUs the workers' threads and one for each other process."""
+        workers, others = sum(group.most for group in spec.groups), 2 if spec.has_workers else 1
+        return cls(pods=others + workers, cpu=others + workers * spec.worker_threads)
+
     def told(self) -> dict[str, float]:
         """By name."""
         return {"clusters": self.clusters, "pods": self.pods, "cpu": self.cpu, "gpu": self.gpu}

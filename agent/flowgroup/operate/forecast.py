@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.model.variables import WorkerGroup
 
-_GPU = "nvidia.com/gpu"
 How = Literal["reused", "prewarmed", "made"]
 
 
@@ -88,30 +85,3 @@ def peak(stays: Sequence[Stay], amounts: Sequence[int]) -> Peak:
         if now > best.most:
             best = Peak(now, at)
     return best
-
-
-def pods(spec: ClusterSpec, *, on_kubernetes: bool) -> int:
-    """How many pods, or processes, the cluster has at most: driver, scheduler and workers."""
-    has_scheduler = on_kubernetes or spec.has_workers
-    return 1 + has_scheduler + sum(group.most for group in spec.groups)
-
-
-def gpus(spec: ClusterSpec, sizes: Sizes) -> int:
-    """How many GPUs they ask for at most. Raises Refused for a size that the catalogue does not have."""
-    named = {group.name: group for group in spec.worker_groups}
-    whole = _of_size(sizes, spec.driver_size) + _of_size(sizes, spec.scheduler_size)
-    for numbers in spec.groups:
-        whole += numbers.most * _of_group(sizes, named.get(numbers.group), spec.worker_size)
-    return whole
-
-
-def _of_group(sizes: Sizes, group: WorkerGroup | None, default: str | None) -> int:
-    if group is None:
-        return _of_size(sizes, default)
-    if _GPU in group.resources:
-        return int(group.resources[_GPU])
-    return _of_size(sizes, group.size)
-
-
-def _of_size(sizes: Sizes, name: str | None) -> int:
-    return int(sizes.size(name, of="a size").extended.get(_GPU, 0))

@@ -1,6 +1,7 @@
 """The daemon's own way from a run or a deployment to a cluster, without the daemon: for `plan` and `render`."""
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 from flowgroup import signing
@@ -8,7 +9,11 @@ from flowgroup.daemon.placement import Policy
 from flowgroup.edge.files import read_text
 from flowgroup.edge.kubernetes.names import Ground
 from flowgroup.edge.kubernetes.sizes import Sizes
+from flowgroup.edge.kubernetes.takes import takes
+from flowgroup.errors import Refused
+from flowgroup.model.clusters import Takes
 from flowgroup.model.ids import FIRST_RELAY, RelayName
+from flowgroup.model.spec import ClusterSpec
 from flowgroup.operate.place import Place
 from flowgroup.settings import Settings, environment_for_pods
 
@@ -47,6 +52,25 @@ def ground_of(settings: Settings, pool: str) -> Ground:
         driver_env=environment_for_pods(settings.driver),
         scale_idle_s=settings.driver.scale_idle_s,
     )
+
+
+def takes_of(where: Place) -> Callable[[ClusterSpec], Takes]:
+    """
+    What a cluster takes at most. Of one that was made with a size that is not in the catalogue any more: that it is one.
+
+    The images do not count, and need not be known here.
+    """
+    if not where.is_on_kubernetes:
+        return Takes.as_processes
+    ground = ground_of(where.settings, where.pool)
+
+    def as_pods(spec: ClusterSpec) -> Takes:
+        try:
+            return takes(spec.model_copy(update={"image": "any"}), ground)
+        except Refused:
+            return Takes()
+
+    return as_pods
 
 
 def _relays(settings: Settings) -> tuple[RelayName, ...]:

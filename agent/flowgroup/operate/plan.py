@@ -14,7 +14,6 @@ from typing import Any
 
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.plan import planned
-from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.edge.prefect import PAGE, Prefect
 from flowgroup.edge.shapes import ScheduledRun, many
 from flowgroup.edge.wire import Wire, connected
@@ -22,9 +21,9 @@ from flowgroup.errors import FlowgroupError, Permanent
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.runs import DueRun
 from flowgroup.model.spec import ClusterSpec
-from flowgroup.operate.forecast import Coming, Forecast, Stay, forecast, gpus, peak, pods
+from flowgroup.operate.forecast import Coming, Forecast, Stay, forecast, peak
 from flowgroup.operate.place import Place, place
-from flowgroup.operate.placing import policy_of
+from flowgroup.operate.placing import policy_of, takes_of
 from flowgroup.operate.tell import as_json, table
 
 Json = dict[str, Any]
@@ -169,11 +168,13 @@ def _stay(stay: Stay) -> Json:
 
 
 def _peaks(seen: Forecast, where: Place) -> Json:
-    sizes = Sizes.read(where.settings.kubernetes.sizes) if where.is_on_kubernetes else Sizes()
+    """By what the daemon's caps count, too."""
+    all_take = takes_of(where)
+    each = [all_take(stay.spec) for stay in seen.stays]
     most = {
-        "pods": [pods(stay.spec, on_kubernetes=where.is_on_kubernetes) for stay in seen.stays],
-        "gpus": [gpus(stay.spec, sizes) if where.is_on_kubernetes else 0 for stay in seen.stays],
-        "clusters": [1 for _ in seen.stays],
+        "pods": [takes.pods for takes in each],
+        "gpus": [round(takes.gpu) for takes in each],
+        "clusters": [takes.clusters for takes in each],
     }
     return {f"peak_{name}": asdict(peak(seen.stays, amounts)) for name, amounts in most.items()}
 

@@ -110,9 +110,13 @@ class Sizes:
         return self.known[SPOT]
 
 
+def is_gpu(resource: str) -> bool:
+    """Whether it is `nvidia.com/gpu`, `amd.com/gpu`, `nvidia.com/mig-1g.5gb` or the like: GPUs, or parts of one."""
+    return _GPU.search(resource) is not None
+
+
 def _gpus(held: Mapping[str, str | int]) -> int:
-    """Of `nvidia.com/gpu`, `amd.com/gpu`, `nvidia.com/mig-1g.5gb` and the like."""
-    amounts = [str(amount) for name, amount in held.items() if _GPU.search(name)]
+    amounts = [str(amount) for name, amount in held.items() if is_gpu(name)]
     return sum(int(amount) for amount in amounts if amount.isdigit())
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 from flowgroup.edge.kubernetes import pods
 from flowgroup.edge.kubernetes.names import Ground
+from flowgroup.edge.kubernetes.sizes import is_gpu
 from flowgroup.model.clusters import Takes
 from flowgroup.model.spec import ClusterSpec
 
 Json = dict[str, Any]
-_GPU = "/gpu"  # nvidia.com/gpu, amd.com/gpu
 
 
 def takes(spec: ClusterSpec, ground: Ground) -> Takes:
@@ -24,9 +24,7 @@ def takes(spec: ClusterSpec, ground: Ground) -> Takes:
     return Takes(
         pods=sum(count for count, _ in asked),
         cpu=round(sum(count * _cpus(all_of.get("cpu", "0")) for count, all_of in asked), 3),
-        gpu=sum(
-            count * _cpus(amount) for count, all_of in asked for name, amount in all_of.items() if name.endswith(_GPU)
-        ),
+        gpu=sum(count * _cpus(amount) for count, all_of in asked for name, amount in all_of.items() if is_gpu(name)),
     )
 
 

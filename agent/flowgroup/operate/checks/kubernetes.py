@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from flowgroup.edge import operating
-from flowgroup.edge.files import needed_text
+from flowgroup.edge.files import control_key
 from flowgroup.edge.kubernetes import network
 from flowgroup.edge.kubernetes import seen as seen_room
 from flowgroup.edge.kubernetes.client import DASK_CLUSTERS, DEPLOYMENTS, NETWORK_POLICIES, Forbidden, NotThere
@@ -189,11 +189,11 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 
 async def _control_key(seen: Seen) -> str:
-    file = seen.where.settings.relay.control_key_file
-    if file is None:
+    relay = seen.where.settings.relay
+    if relay.control_key_file is None:
         raise Unknown("FLOWGROUP_RELAY_CONTROL_KEY_FILE is not set here: ask in the daemon's pod")
-    needed_text(file, "FLOWGROUP_RELAY_CONTROL_KEY_FILE")
-    return str(file)
+    control_key(relay)
+    return str(relay.control_key_file)
 
 
 async def _dns(seen: Seen) -> str:
