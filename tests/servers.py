@@ -14,20 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flowgroup.dev.server import keep_empty, take_empty
+
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
 }
-# With SQLite the server stands still for a minute at times, when garbage is collected while a writer waits for its lock.
-_WITHOUT_GC = """
-import gc, sys
-gc.disable()
-from uvicorn.main import main
-fixed = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--log-level", "warning"]
-main([*fixed, "--timeout-graceful-shutdown", "1", *sys.argv[1:]])
-"""
+_CACHE = Path(__file__).parents[1] / ".flowgroup" / "tests"
 _TOOLS = "/var/lib/testcluster/bin"
 
 
@@ -42,20 +37,31 @@ def free_port() -> int:
 def prefect_server(folder: Path, *, env: Mapping[str, str] | None = None) -> Iterator[str]:
     """A Prefect server over a SQLite file in `folder`; yields its API's address, which ends in /api."""
     folder.mkdir(parents=True, exist_ok=True)
+    database = folder / "prefect.db"
+    is_fresh = not take_empty(_CACHE, database)
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     own = {
         "PREFECT_HOME": str(folder),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db",
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_API_URL": url,
         "PREFECT_UI_API_URL": url,
         **_QUIET,
         **(env or {}),
     }
-    command = [sys.executable, "-c", _WITHOUT_GC, "--port", str(port)]
+    where = ("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+    command = [sys.executable, "-m", "flowgroup.dev.steady", *where]
     with _process(command, {**clean, **own}, folder / "server.log", lambda: _answers(f"{url}/health")):
+        if is_fresh:
+            keep_empty(_CACHE, database)
         yield url
+
+
+def give_empty(cache: Path) -> None:
+    """The empty database that tests keep, where there is one, for a command that keeps one in this folder."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copytree(_CACHE, cache, dirs_exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -125,54 +125,88 @@ async def test_a_leftover_that_ends_by_itself_in_time_changes_nothing() -> None:
         assert await at.other.submit(sum, [1], pure=False) == 1
 
 
-# The scheduler's side, which looks at nothing but numbers
-
-
-def worker(last_seen: float, *given: str, at_work: tuple[str, ...] = ()) -> Any:
-    def task(key: str) -> Any:
-        return SimpleNamespace(key=key)
-
-    return SimpleNamespace(
-        last_seen=last_seen, processing=[task(key) for key in given], executing=[*map(task, at_work)]
-    )
+# The scheduler's side: a worker `w`, second by second, as the scheduler sees it and tells of it
 
 
 @dataclass
 class Looks:
-    """What the scheduler sees of one worker, second by second."""
+    last_seen: float = 0.0
+    now: float = 0.0
+    tasks: dict[str, Any] = field(default_factory=dict)
+    at_work: tuple[str, ...] = ()  # by its last heartbeat
+    frozen: Frozen = field(init=False)
 
-    frozen: Frozen = field(default_factory=lambda: Frozen(SimpleNamespace(workers={}), silent_s=8.0))  # type: ignore[arg-type]
+    def __post_init__(self) -> None:
+        self.frozen = Frozen(self, silent_s=8.0, clock=lambda: self.now)  # type: ignore[arg-type]
 
-    def look(self, now: float, seen: Any) -> bool:
-        self.frozen.scheduler.workers = {"tcp://w": seen} if seen else {}  # type: ignore[assignment]
-        return bool(self.frozen.look(now))
+    @property
+    def workers(self) -> dict[str, Any]:
+        working = [SimpleNamespace(key=key) for key in self.at_work]
+        return {"w": SimpleNamespace(last_seen=self.last_seen, processing=self.tasks.values(), executing=working)}
+
+    def gives(self, *keys: str) -> None:
+        for key in keys:
+            self.tasks[key] = SimpleNamespace(key=key, processing_on=SimpleNamespace(address="w"))
+            self.frozen.transition(key, "waiting", "processing", stimulus_id="")
+
+    def ends(self, key: str, finish: str) -> None:
+        del self.tasks[key]
+        self.frozen.transition(key, "processing", finish, stimulus_id="")
+
+    def look(self, at: float) -> bool:
+        self.now = at
+        return bool(self.frozen.look())
 
 
 def test_a_silent_worker_whose_task_is_wanted_is_left_alone() -> None:
-    looks = Looks()
-    for now in range(100):
-        assert not looks.look(now, worker(0.0, "a", at_work=("a",)))
+    looks = Looks(at_work=("a",))
+    looks.gives("a")
+    assert not any(looks.look(now) for now in range(100))
 
 
-def test_a_silent_worker_whose_task_nobody_wants_any_more_is_frozen() -> None:
-    looks = Looks()
-    found = [looks.look(now, worker(0.0, *(["a", "b"] if now < 5 else ["b"]), at_work=("a",))) for now in range(10)]
+@pytest.mark.parametrize("heartbeat", [False, True])
+def test_a_silent_worker_whose_task_nobody_wants_any_more_is_frozen(heartbeat: bool) -> None:
+    looks = Looks(at_work=("a",) if heartbeat else ())
+    looks.gives("a", "b")
+    found = []
+    for now in range(10):
+        if now == 5:
+            looks.ends("a", "released")
+        found.append(looks.look(now))
     assert found == [False] * 8 + [True] * 2
 
 
-def test_a_silent_worker_is_left_alone_while_it_may_be_at_something_that_is_wanted() -> None:
+def test_what_was_given_and_taken_between_two_looks_is_known() -> None:
     looks = Looks()
-    for now in range(100):
-        given = ["a", "b"] if now < 5 else ["a"]  # another's task, which waited behind it, was cancelled
-        assert not looks.look(now, worker(0.0, *given, at_work=("a",)))
+    assert not looks.look(0)
+    looks.now = 0.5
+    looks.last_seen = 0.4  # a heartbeat that nobody has looked at yet
+    looks.gives("a")
+    looks.ends("a", "forgotten")
+    assert [looks.look(now) for now in (1, 8, 9)] == [False, False, True]
+
+
+def test_a_silent_worker_is_left_alone_while_it_may_be_at_something_that_is_wanted() -> None:
+    looks = Looks(at_work=("a",))
+    looks.gives("a", "b")
+    looks.ends("b", "released")  # another's task, which waited behind it, was cancelled
+    assert not any(looks.look(now) for now in range(100))
+
+
+def test_a_worker_that_has_finished_a_task_and_is_silent_at_the_next_is_left_alone() -> None:
+    looks = Looks(at_work=("a",))
+    looks.gives("a", "b")
+    looks.ends("a", "memory")
+    assert not any(looks.look(now) for now in range(100))
 
 
 def test_a_worker_that_speaks_is_not_frozen_whatever_is_taken_from_it() -> None:
     looks = Looks()
     for now in range(100):
-        assert not looks.look(now, worker(float(now), *(["a"] if now % 2 else [])))
-    assert not looks.look(101, None)
-    assert not looks.frozen._seen
+        looks.last_seen = now
+        looks.gives("a")
+        looks.ends("a", "released")
+        assert not looks.look(now)
 
 
 @pytest.mark.real

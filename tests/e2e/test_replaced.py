@@ -12,11 +12,12 @@ import httpx
 import pytest
 import yaml
 
+from flowgroup.dev.patient import Patient
 from flowgroup.model.ids import FIRST_RELAY, FlowId, RelayName
 from flowgroup.model.spec import ClusterSpec, through
 from tests.e2e.conftest import Installed
 from tests.edge.kubernetes.real import is_shared
-from tests.real.stack import Patient, Stack, wait_for
+from tests.real.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 _FLOW = Path(__file__).parent / "flows" / "ledger.py"

@@ -16,25 +16,13 @@ import httpx
 import pytest
 
 from flowgroup.dev import service
+from flowgroup.dev.patient import Patient
 
 FLOWS = Path(__file__).with_name("flows")
 # `make test-stock` runs tests with Prefect's engine as it is.
 AS_ASKED = {name: value for name, value in os.environ.items() if name == "FLOWGROUP_DRIVER_LEAN"}
 _LOGS_AT_ONCE = 200
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-class Patient(httpx.HTTPTransport):
-    """Prefect's server answers 503 while SQLite is busy; its own client tries again, and so do we."""
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        for pause_s in (0.2, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0):
-            answer = super().handle_request(request)
-            if answer.status_code != 503:
-                return answer
-            answer.close()
-            time.sleep(pause_s)
-        return super().handle_request(request)
 
 
 @dataclass

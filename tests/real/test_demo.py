@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from flowgroup.dev.minder import sweep
 from flowgroup.edge.processes import end_now, running
 from tests.real.stack import wait_for
-from tests.servers import free_port
+from tests.servers import free_port, give_empty
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
@@ -138,9 +137,7 @@ def terminal() -> Iterator[Terminal]:
 @pytest.fixture
 def warm(terminal: Terminal) -> Terminal:
     """A terminal whose home has the empty database of an earlier demo."""
-    cache = Path.home() / ".cache" / "flowgroup"
-    if cache.exists():
-        shutil.copytree(cache, terminal.home / ".cache" / "flowgroup")
+    give_empty(terminal.home / ".cache" / "flowgroup")
     return terminal
 
 
@@ -241,6 +238,7 @@ def test_two_demos_at_once_do_not_meet(warm: Terminal) -> None:
 
 def test_dev_stays_up_says_who_is_in_the_way_and_goes_without_a_trace_of_processes(warm: Terminal) -> None:
     home, port = warm.home / "fg", str(free_port())
+    give_empty(home / "cache")
     start = ("dev", "--home", str(home), "--port", port)
     with warm.flowgroup(*start) as dev:
         dev.wait_line("Ctrl-C ends everything")

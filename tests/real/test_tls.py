@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from flowgroup.dev.minder import end_pool
+from flowgroup.dev.patient import Patient
 from tests.fakes.ca import FakeCA
-from tests.real.stack import AS_ASKED, Patient, Stack, wait_for
+from tests.real.stack import AS_ASKED, Stack, wait_for
 from tests.servers import free_port
 
 pytestmark = pytest.mark.real

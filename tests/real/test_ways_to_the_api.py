@@ -64,15 +64,17 @@ def test_without_websockets_the_poll_alone_starts_and_cancels(polled: tuple[Stac
     assert whole.wait(long, timeout_s=20)["state_name"] == "Cancelled"
 
 
-def test_a_deployments_limit_holds_and_blocks_nobody_else(whole: Stack, plain: str) -> None:
+def test_a_deployments_limit_holds_and_blocks_nobody_else(whole: Stack, plain: str, tmp_path: Path) -> None:
     limited = whole.deploy("lab.py:lab", "one-at-a-time", "--concurrency-limit", "1")
-    first = whole.start(limited, what="sleeps", with_={"seconds": 3})
+    gate = tmp_path / "gate"
+    first = whole.start(limited, what="waits_for", with_={"file": str(gate)})
     whole.wait(first, "Running")
     second = whole.start(limited, what="sleeps", with_={"seconds": 0})
     wait_for(lambda: "AwaitingConcurrencySlot" in whole.states(second), "the second waits for its slot")
     other = whole.start(plain, what="sleeps", with_={"seconds": 0})
     assert whole.wait(other)["state_name"] == "Completed"
     assert whole.run(second)["state_type"] == "SCHEDULED"
+    gate.touch()
     assert whole.wait(first)["state_name"] == "Completed"
     assert whole.wait(second)["state_name"] == "Completed"
     ended = next(state for state in whole.history(first) if state["type"] == "COMPLETED")["timestamp"]

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -149,24 +150,34 @@ def _closure(bases: Sequence[Path], start: dict[str, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     todo = list(start.items())
     seen: set[Path] = set()
+    known: set[str] = set()
     while todo:
         path, file = todo.pop()
         if file in seen or file.suffix != ".py":
             continue
         seen.add(file)
-        for name in imported_names(file, PurePosixPath(path)):
+        names = imported_names(file, PurePosixPath(path))
+        for name in names - known:
             more = _resolved(bases, name)
             found.update(more)
             todo.extend(more.items())
+        known |= names
     return found
 
 
-def imported_names(file: Path, path: PurePosixPath) -> set[str]:
+def imported_names(file: Path, path: PurePosixPath) -> frozenset[str]:
     """Every module that a source file imports, anywhere in it, as absolute names; `path` is its place."""
+    now = file.stat()
+    return _imported(file, path, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _imported(file: Path, path: PurePosixPath, _changed: int, _size: int) -> frozenset[str]:
+    """A notebook deploys again and again: what has not changed since is not parsed again."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return set()  # Python will say so better when it is imported
+        return frozenset()  # Python will say so better when it is imported
     package = list(path.parent.parts)
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -174,7 +185,7 @@ def imported_names(file: Path, path: PurePosixPath) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(_from(node, package))
-    return names
+    return frozenset(names)
 
 
 def _from(node: ast.ImportFrom, package: list[str]) -> Iterator[str]:

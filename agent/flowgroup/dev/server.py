@@ -1,8 +1,9 @@
 """A real Prefect server of our own: SQLite in its own folder, a free port, no word to anybody outside."""
 
+import os
 import shutil
 import socket
-import sys
+import sqlite3
 import time
 from contextlib import closing
 from importlib.metadata import version
@@ -18,13 +19,6 @@ from flowgroup.settings import environment_for_user_code
 _START_TIMEOUT_S = 180.0
 _LOOK_S = 0.05
 _LOOPBACK = "127.0.0.1"
-# With SQLite the server stands still for a minute at times: garbage is collected while a writer waits for its lock.
-_WITHOUT_GC = """
-import gc, sys
-gc.disable()
-from uvicorn.main import main
-main(["--factory", "prefect.server.api.server:create_app", "--timeout-graceful-shutdown", "1", *sys.argv[1:]])
-"""
 
 
 def start_prefect_server(
@@ -36,28 +30,47 @@ def start_prefect_server(
     listens on all its addresses.
 
     `cache` keeps an empty, migrated database per version, which saves seconds at the next start. With `for_measuring` the
-    server logs a line per call, and collects no garbage: its memory grows, but it does not stand still. Raises Refused
-    when the port is taken, and Permanent with the server's last lines when it does not start.
+    server logs a line per call, and is `flowgroup.dev.steady`. Raises Refused when the port is taken, and Permanent with
+    the server's last lines when it does not start.
     """
     folder = mind.folder / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     database, log = folder / "prefect.db", folder / "server.log"
-    empty = cache / f"empty-{version('prefect')}.db" if cache else None
-    if empty and empty.exists() and not database.exists():
-        shutil.copy(empty, database)
-    fresh = not database.exists()
+    is_fresh = not (cache and take_empty(cache, database)) and not database.exists()
     url = f"http://{host}:{_free_port(port)}/api"
     listens = host if host == _LOOPBACK else "0.0.0.0"  # noqa: S104
     arguments = ("--host", listens, "--port", url.removesuffix("/api").rsplit(":", 1)[1])
-    command = [sys.executable, "-c", _WITHOUT_GC] if for_measuring else python("prefect", "server", "start")
+    command = python("flowgroup.dev.steady") if for_measuring else python("prefect", "server", "start")
     with uninterrupted():
         env = _environment(folder, database, url, for_measuring)
         running = spawn([*command, *arguments], env=env, cwd=folder, log=log)
         mind.server(running)
     _wait(url, running, log)
-    if fresh and empty:
-        _keep(database, empty)
+    if is_fresh and cache:
+        keep_empty(cache, database)
     return url
+
+
+def take_empty(cache: Path, database: Path) -> bool:
+    """Whether the database is now a copy of the empty one that the cache has for this version of Prefect."""
+    if is_there := _empty(cache).exists() and not database.exists():
+        shutil.copy(_empty(cache), database)
+    return is_there
+
+
+def keep_empty(cache: Path, database: Path) -> None:
+    """A copy of a new database for the next one, through SQLite itself: the file lacks what is in the write-ahead log."""
+    empty = _empty(cache)
+    empty.parent.mkdir(parents=True, exist_ok=True)
+    half = empty.with_suffix(f".{os.getpid()}.half")
+    half.unlink(missing_ok=True)
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(half)) as target:
+        source.backup(target)
+    half.replace(empty)
+
+
+def _empty(cache: Path) -> Path:
+    return cache / f"empty-{version('prefect')}.db"
 
 
 def _environment(folder: Path, database: Path, url: str, access_log: bool) -> dict[str, str]:
@@ -84,18 +97,6 @@ def _wait(url: str, running: Running, log: Path) -> None:
             time.sleep(_LOOK_S)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
     raise Permanent(f"the Prefect server did not start. Is flowgroup[server] installed? Its last lines:\n{last}")
-
-
-def _keep(database: Path, empty: Path) -> None:
-    """A copy of the new database through SQLite itself: the file alone lacks what is in the write-ahead log."""
-    import sqlite3
-
-    empty.parent.mkdir(parents=True, exist_ok=True)
-    half = empty.with_suffix(".half")
-    half.unlink(missing_ok=True)
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(half)) as target:
-        source.backup(target)
-    half.replace(empty)
 
 
 def _free_port(wanted: int) -> int:

@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
+from flowgroup.dev.patient import Patient
 from tests.edge.kubernetes import real
 from tests.edge.kubernetes.real import Kubectl, Operator
 from tests.fakes.ca import FakeCA
-from tests.real.stack import Patient, Stack, wait_for
+from tests.real.stack import Stack, wait_for
 from tests.servers import free_port, running, s3_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.filterwarnings("default::ResourceWarning")]

@@ -298,6 +298,11 @@ def sleeps(seconds: float) -> str:
     return "slept"
 
 
+def waits_for(file: str) -> None:
+    while not Path(file).exists():
+        time.sleep(0.05)
+
+
 def sleeps_then_dies(seconds: float) -> None:
     time.sleep(seconds)
     os._exit(9)
