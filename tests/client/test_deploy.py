@@ -22,6 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flowgroup import Cluster, deploy, signing
 from flowgroup.bundles import open_bundle
 from flowgroup.client import shell
+from flowgroup.dev.patient import Patient
 from flowgroup.edge import store
 from flowgroup.errors import Refused, Transient
 from flowgroup.model.bundle import BundleRef
@@ -40,7 +41,7 @@ def etl(n: int = 1, name: str = "x") -> int:
 @pytest.fixture(scope="module")
 def server(prefect_api: str) -> Iterator[httpx.Client]:
     """A client of the server, which has a pool of our type and one of another."""
-    with httpx.Client(base_url=prefect_api) as client:
+    with httpx.Client(base_url=prefect_api, timeout=90, transport=Patient()) as client:
         for name, kind, template in ((POOL, "dask", base_job_template()), ("other-type", "process", {})):
             answer = client.post("/work_pools/", json={"name": name, "type": kind, "base_job_template": template})
             assert answer.status_code in (201, 409)

@@ -38,7 +38,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
 @pytest.fixture
 def server(prefect_api: str) -> Iterator[httpx.Client]:
     """A client of the server, which has a pool of our type."""
-    with httpx.Client(base_url=prefect_api) as client:
+    with httpx.Client(base_url=prefect_api, timeout=90, transport=Patient()) as client:
         pool = {"name": POOL, "type": "dask", "base_job_template": base_job_template()}
         assert client.post("/work_pools/", json=pool).status_code in (201, 409)
         with temporary_settings({PREFECT_API_URL: prefect_api}):

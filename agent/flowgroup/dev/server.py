@@ -40,7 +40,7 @@ def start_prefect_server(
     url = f"http://{host}:{_free_port(port)}/api"
     listens = host if host == _LOOPBACK else "0.0.0.0"  # noqa: S104
     arguments = ("--host", listens, "--port", url.removesuffix("/api").rsplit(":", 1)[1])
-    command = python("flowgroup.dev.steady") if for_measuring else python("prefect", "server", "start")
+    command = python("flowgroup.dev.steady", "--lock-first") if for_measuring else python("prefect", "server", "start")
     with uninterrupted():
         env = _environment(folder, database, url, for_measuring)
         running = spawn([*command, *arguments], env=env, cwd=folder, log=log)
