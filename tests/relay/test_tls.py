@@ -115,7 +115,7 @@ async def test_another_authority_is_refused_with_the_remedy(ca: FakeCA, tmp_path
                 Transient, match=r"none of the authorities in .*--ca .* must name the one that signed it"
             ):
                 await control.level([])
-        async with gate.serving(on.at, hold_s=2.0, limit_bytes=1000) as api_url, httpx.AsyncClient() as child:
+        async with gate.serving(on.at, hold_s=2.0) as api_url, httpx.AsyncClient() as child:
             answer = await child.get(f"{api_url}/health", headers={"Authorization": f"Bearer {TOKEN}"})
             assert answer.status_code == 503
             assert answer.headers["prefect-maintenance"] == "true"
@@ -133,7 +133,7 @@ async def test_calls_records_and_websockets_of_a_desk_pass(ca: FakeCA) -> None:
     async with (
         relay(ca) as on,
         contextlib.aclosing(on.control()) as control,
-        gate.serving(on.at, hold_s=2.0, limit_bytes=10_000) as api_url,
+        gate.serving(on.at, hold_s=2.0) as api_url,
         httpx.AsyncClient() as child,
         forward.client(at=on.at) as client,
     ):
@@ -182,6 +182,7 @@ async def test_a_restarted_relay_is_found_again(ca: FakeCA) -> None:
             await control.level([])
     with pytest.raises(Transient):
         await control.level([])
+    await control.aclose()
 
 
 async def test_new_certificates_are_taken_without_a_restart(ca: FakeCA, tmp_path: Path) -> None:

@@ -150,11 +150,7 @@ async def _work(settings: Settings, place: Place, stand: Stand) -> None:
     try:
         async with AsyncExitStack() as stack:
             script_lines = await start_script.run(place.spec.start_script, place.folder, env)
-            api_url = await stack.enter_async_context(
-                serving(
-                    place.relay, hold_s=settings.relay.hold_s + _MARGIN_S, limit_bytes=settings.relay.max_body_bytes
-                )
-            )
+            api_url = await stack.enter_async_context(serving(place.relay, hold_s=settings.relay.hold_s + _MARGIN_S))
             shared = shared_environment(api_url, str(place.storage))
             forks = await stack.enter_async_context(_children(settings, {**env, **shared}))
             outbox = Outbox(await stack.enter_async_context(forward.client(at=place.relay)), place.relay)

@@ -1,5 +1,5 @@
 """
-Pass one HTTP call on to an upstream, and its answer back. The driver's desk and the relay stand on this.
+Pass one HTTP call on to an upstream, and its answer back: what the relay stands on.
 
 Bodies of requests are read whole, so that Content-Length is always there and a call can be sent again; bodies
 of answers are read whole when they are small, so that a connection that breaks in the middle is still a clean
@@ -11,6 +11,8 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.request import getproxies
 
 import httpx
 from starlette.requests import ClientDisconnect, Request
@@ -19,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from flowgroup.edge import tls
 from flowgroup.edge.lines import notices_silence
+from flowgroup.edge.swift import Swift
 from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
 
@@ -54,6 +57,17 @@ class TooLarge(Exception):
     """An answer that is not read to its end."""
 
 
+class Passing(httpx.AsyncClient):
+    """What httpx does around a call (cookies, redirects, authentication, hooks) takes longer than the call, and is left out."""
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
+        response = await self._transport_for_url(request.url).handle_async_request(request)
+        response.request = request
+        if not stream:
+            await response.aread()
+        return response
+
+
 def client(
     *,
     at: Endpoint | None = None,
@@ -70,20 +84,23 @@ def client(
     """
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
     if at is not None:
-        made = httpx.AsyncClient(transport=transport(at), cookies=no_cookies, trust_env=False)
+        made = Passing(transport=transport(at), cookies=no_cookies, trust_env=False)
     else:
-        made = httpx.AsyncClient(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies, transport=through)
+        own = through or (None if getproxies() else _swift(verify=verify, keepalive_s=keepalive_s))
+        made = Passing(verify=verify, limits=_limits(keepalive_s), cookies=no_cookies, transport=own)
     made.headers.clear()
     return made
 
 
-def transport(at: Endpoint) -> httpx.AsyncHTTPTransport:
+def transport(at: Endpoint) -> httpx.AsyncBaseTransport:
     """To a room of ours, over its Unix socket or TLS. Raises Refused when the authorities' file cannot be read."""
     if at.socket:  # nothing is verified there, and the certificates for it would take 7 MB
-        return httpx.AsyncHTTPTransport(uds=str(at.socket), limits=_limits(KEEPALIVE_S), verify=False)
-    return httpx.AsyncHTTPTransport(
-        verify=tls.trusting(at.ca), limits=_limits(_OVER_TLS_S), socket_options=notices_silence()
-    )
+        return _swift(uds=str(at.socket), verify=False, keepalive_s=KEEPALIVE_S)
+    return _swift(verify=tls.trusting(at.ca), keepalive_s=_OVER_TLS_S, socket_options=notices_silence())
+
+
+def _swift(**told: Any) -> Swift:
+    return Swift(most=MAX_CONNECTIONS, **told)
 
 
 def _limits(keepalive_s: float) -> httpx.Limits:
@@ -192,39 +209,6 @@ async def exchange(
             return response, await read_small(response)
     except TimeoutError as exc:
         raise Transient(f"no answer within {hold_s:g} s") from exc
-
-
-async def pass_on(
-    request: Request,
-    client: httpx.AsyncClient,
-    *,
-    base_url: str,
-    hold_s: float,
-    limit_bytes: int,
-    at: Endpoint | None = None,
-) -> Response:
-    """
-    The desk's whole job: the call as it is, to the same path at `base_url`, and what came back.
-
-    Never raises for what the outside does: no upstream within `hold_s` seconds gives `away`. `at`, if it is a room of
-    ours, is for the reason.
-    """
-    try:
-        body = await read_body(request, limit_bytes=limit_bytes)
-        response, small = await exchange(client, outgoing(request, base_url, body, hold_s=hold_s), hold_s=hold_s)
-    except BodyRefused as exc:
-        return exc.answer
-    except Transient as exc:
-        return away(tls.explained(exc, at) or str(exc))
-    return answer(response, small)
-
-
-def outgoing(request: Request, base_url: str, body: bytes, *, hold_s: float) -> httpx.Request:
-    """The same call, byte for byte as far as it is the call's own, addressed to `base_url`."""
-    query = request.scope["query_string"]
-    target = request.scope["raw_path"] + (b"?" + query if query else b"")
-    url = httpx.URL(base_url).copy_with(raw_path=target)
-    return build(request.method, url, passing_headers(request.headers.raw), body, hold_s=hold_s)
 
 
 def build(method: str, url: httpx.URL, headers: HeaderList, body: bytes, *, hold_s: float) -> httpx.Request:

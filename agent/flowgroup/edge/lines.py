@@ -41,18 +41,25 @@ async def dial(to: Endpoint, *, limit_bytes: int) -> tuple[StreamReader, StreamW
 
     Raises Transient, with the cause and what to do about it; Refused when the authorities' file cannot be read.
     """
+    reader = StreamReader(limit=limit_bytes)
+    transport, protocol = await dialled(to, lambda: StreamReaderProtocol(reader))
+    return reader, StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+
+
+async def dialled(to: Endpoint, make: Callable[[], P]) -> tuple[asyncio.Transport, P]:
+    """A connection to `to` with the protocol that `make` gives. Raises as `dial`."""
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             if to.socket:
-                return await asyncio.open_unix_connection(str(to.socket), limit=limit_bytes)
-            trust = tls.trusting(to.ca)
-            reader, writer = await asyncio.open_connection(to.host, to.port, ssl=trust, limit=limit_bytes)
+                return await loop.create_unix_connection(make, str(to.socket))
+            transport, protocol = await loop.create_connection(make, to.host, to.port, ssl=tls.trusting(to.ca))
     except TimeoutError as exc:
         raise Transient(f"{to} does not answer within {HANDSHAKE_TIMEOUT_S:g} s") from exc
     except OSError as exc:
         raise Transient(tls.explained(exc, to) or f"{to} cannot be reached: {exc}") from exc
-    _notice_silence(writer.get_extra_info("socket"))
-    return reader, writer
+    _notice_silence(transport.get_extra_info("socket"))
+    return transport, protocol
 
 
 def hang_up(writer: StreamWriter) -> None:
