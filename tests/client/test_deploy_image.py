@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flowgroup import Cluster, WorkerGroup, deploy, signing
 from flowgroup.client import shell
 from flowgroup.client.deploy import Deployed
+from flowgroup.dev.patient import Patient
 from flowgroup.model.bundle import BundleRef
 from flowgroup.model.variables import base_job_template
 from tests.registries import image_registry, push
