@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import uvloop
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
@@ -95,7 +94,7 @@ def run(settings: Settings, secrets: Secrets, *, listen: Address) -> None:
     with listening(listen) as listener:
         at = str(listen) if isinstance(listen, Path) else listener.getsockname()[:2]
         log.get().info("relay_listens", at=at, tls=secured is not None)
-        uvloop.run(_serve(settings, secrets, listener, spool_folder(settings, listen), verify, secured))
+        asyncio.run(_serve(settings, secrets, listener, spool_folder(settings, listen), verify, secured))
 
 
 def spool_folder(settings: Settings, listen: Address) -> Path:

@@ -11,11 +11,11 @@ import resource
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
+from h11 import Request
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flowgroup import log, metrics
 from flowgroup.edge.acks import Acknowledging
@@ -23,7 +23,6 @@ from flowgroup.edge.lines import Strangers, accept, shaken
 
 _FINISH_S = 10.0
 _MOST_HEADER_BYTES = 64 * 1024
-_MOST_HEADERS = 200
 _KEEPALIVE_S = 75
 _FIRST_CALL_S = 10.0
 _MOST_CONNECTIONS = 4000
@@ -117,22 +116,16 @@ class GuardedServer(Server):
         return _Called(self.guests, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-class _HeadTooLarge(Exception):
-    """The parser makes a 400 of it."""
-
-
-class _Called(HttpToolsProtocol):
+class _Called(H11Protocol):
     """
     uvicorn's side of a connection; `called` is set when the head of a first call is there, or the peer has gone. From then on
-    it is one of the `guests`, in the order of their last calls. A call's head is bounded, whether it ends or not.
+    it is one of the `guests`, in the order of their last calls.
     """
 
-    def __init__(self, guests: "dict[_Called, None]", **parts: Any) -> None:
-        super().__init__(**parts)
+    def __init__(self, guests: "dict[_Called, None]", **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]
         self.called = asyncio.Event()
         self._guests = guests
-        self._head_bytes = 0
-        self._is_in_head = False
 
     @property
     def is_idle(self) -> bool:
@@ -149,27 +142,11 @@ class _Called(HttpToolsProtocol):
             self._guests.pop(self, None)
             self._guests[self] = None
             self.called.set()
-        self._head_bytes += len(data)
-        if self._is_in_head and self._head_bytes > _MOST_HEADER_BYTES and not self.transport.is_closing():
-            self.send_400_response("The request's head is too large.")
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._is_in_head, self._head_bytes = True, 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        if sum(map(len, self.headers[-1])) > _MOST_HEADER_BYTES or len(self.headers) > _MOST_HEADERS:
-            raise _HeadTooLarge
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        super().on_headers_complete()
-
-    def handle_websocket_upgrade(self) -> None:
+    def handle_websocket_upgrade(self, event: Request) -> None:
         self.called.set()
         self._guests.pop(self, None)  # it is another protocol's now, and counted by its run
-        super().handle_websocket_upgrade()
+        super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._guests.pop(self, None)
@@ -195,6 +172,7 @@ def server_config(app: Starlette, *, finish_s: float = _FINISH_S) -> uvicorn.Con
         ws_max_size=5 * 1024 * 1024,
         timeout_keep_alive=_KEEPALIVE_S,
         timeout_graceful_shutdown=math.ceil(finish_s),
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
     )
 
 
