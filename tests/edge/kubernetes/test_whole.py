@@ -113,7 +113,7 @@ def world(
         relay = [sys.executable, "-m", "flowgroup", "relay", "--tcp", f"0.0.0.0:{relay_port}"]
         stack.enter_context(running(relay, env, folder / "relay.log", lambda: _listens(relay_port)))
         home, pool = folder / "home", f"kube-{uuid.uuid4().hex[:6]}"
-        home.mkdir()
+        home.mkdir(exist_ok=True)  # the relay has its spool there
         daemon = Daemon(pool, env, home)
         stack.callback(daemon.stop)
         daemon.start()
