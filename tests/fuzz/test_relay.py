@@ -1,5 +1,6 @@
 """A relay gets anything from drivers, children and daemons: each is answered, and nobody else's records are lost."""
 
+import asyncio
 import json
 import uuid
 from pathlib import Path
@@ -41,9 +42,13 @@ async def test_a_bad_record_costs_no_good_one(tmp_path: Path) -> None:
             assert answer.status_code == 200, (answer.status_code, answer.text)
 
         await fuzz_async(check, share=0.3)
-        calls = await delivered(on, "/logs/", 2 * sent)
-        told = {str(entry["message"]) for call in calls for entry in call}
-        assert {f"{where} {number}" for where in ("before", "after") for number in range(1, sent + 1)} <= told
+        good = {f"{where} {number}" for where in ("before", "after") for number in range(1, sent + 1)}
+        told: set[str] = set()
+        async with asyncio.timeout(30):
+            while not good <= told:  # of the spoilt lines some are lines still, so their number says nothing
+                calls = await delivered(on, "/logs/", 2 * sent)
+                told = {str(entry.get("message")) for call in calls for entry in call}
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("what", ["level", "open"])

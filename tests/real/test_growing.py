@@ -14,5 +14,5 @@ def test_a_run_on_a_cluster_without_workers_gets_them(whole: Stack) -> None:
     found = eval(whole.wait_log(run, "found ")["message"].removeprefix("found "))
     assert found in (["worker-0", "worker-1"], ["worker-0"])  # the second may come when nothing is left to do
     scaled = [(event["group"], event["wanted"]) for event in whole.events("group_scaled")]
-    assert scaled[:2] == [("default", 0), ("default", 1)]
-    assert ("default", 2) in scaled
+    assert scaled[0] == ("default", 0)
+    assert ("default", 2) in scaled  # at once, where all tasks are there before the first look
