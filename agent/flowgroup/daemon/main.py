@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 
@@ -37,6 +38,7 @@ from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.losses import Answers
 from flowgroup.daemon.owner import folder_of, mark_of
+from flowgroup.daemon.page.serving import served
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
@@ -53,6 +55,7 @@ from flowgroup.daemon.standing import Standing
 from flowgroup.daemon.teardown import tear_down
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.there import clusters_there, made_again, pool_there, registered, worker_name
+from flowgroup.daemon.timings import Timings
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
@@ -194,12 +197,20 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
         aclosing(parts.relays),
         registered(api, worker_name(daemon, pool.name), at.fence) as worker,
     ):
-        health.pages["/flowgroup/status"] = _standing(parts, pool.name, worker, daemon, health).told
-        with announced(at.folder / "daemon.json", port):
-            log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
-            with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
-                await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
-            log.get().info("daemon_stopping")
+        standing = _standing(parts, pool.name, worker, daemon, health)
+        health.pages["/flowgroup/status"] = standing.told
+        page = partial(_paged, standing, parts.journeys.timings, ui_of(at.settings.prefect))
+        async with served(daemon, at.folder, page):
+            with announced(at.folder / "daemon.json", port):
+                log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
+                with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
+                    await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
+                log.get().info("daemon_stopping")
+
+
+def _paged(standing: Standing, timings: Timings, ui: str | None) -> dict[str, Any]:
+    """What the page shows. `ui`: where a person sees the runs, if that is known."""
+    return {**standing.told(), "timings": timings.told(), "ui": ui}
 
 
 @dataclass(frozen=True, slots=True)
