@@ -107,6 +107,9 @@ class DaemonSettings(Section):
     page_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of the page for people; 0: a free one; without it there is none"
     )
+    page_url: str | None = Field(
+        default=None, description="the page's address as people reach it, for links; that of its port if it is not said"
+    )
     page_token_file: Path | None = Field(
         default=None, description="a file with what opens the page; one is made in the pool's folder if it is not said"
     )

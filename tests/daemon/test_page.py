@@ -1,5 +1,6 @@
 """The page for people: who may see it, and what it says of runs."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,10 +11,11 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from flowgroup.daemon.artifacts import Artifacts
 from flowgroup.daemon.page.app import app
 from flowgroup.daemon.page.serving import TOKEN_FILE, served
 from flowgroup.daemon.timings import Timings
-from flowgroup.errors import Refused
+from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.ids import AttemptId, ClusterName, FlowId, RunId
 from flowgroup.model.runs import ClaimedRun, DueRun
 from flowgroup.sections import DaemonSettings
@@ -155,3 +157,34 @@ def test_the_newest_are_kept_and_others_are_nobodys() -> None:
     timings.reached(RunId("run-0"), "placed")
     timings.ended(RunId("of-another-daemon"), "completed")
     assert len(timings.told()) == 3
+
+
+class Api:
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.written: list[tuple[str, str]] = []
+
+    async def write_artifact(self, run_id: RunId, markdown: str, description: str) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.written.append((run_id, markdown))
+
+
+async def test_each_run_that_has_ended_has_an_artifact_however_long_the_api_is_away() -> None:
+    api = Api(Transient("away"), Transient("away"), Permanent("deleted"))
+    artifacts = Artifacts(api, "https://page.example")
+    timings = Timings(on_end=artifacts.ended)
+    for number in range(3):
+        timings.claimed(claimed(number), ClusterName("c"))
+        for stage in ("placed", "started"):
+            timings.reached(RunId(f"run-{number}"), stage)
+        timings.ended(RunId(f"run-{number}"), "completed")
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(artifacts.run(lambda: None))
+        while len(api.written) < 2:
+            await asyncio.sleep(0.05)
+        writing.cancel()
+    assert [run for run, _ in api.written] == ["run-1", "run-2"]
+    text = api.written[0][1]
+    assert [stage in text for stage in ("| waited |", "| placed |", "| started |", "| ran |")] == [True] * 4
+    assert "completed, on cluster `c`" in text and "(https://page.example)" in text

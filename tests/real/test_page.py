@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from tests.real.browsing import Browser, chromium
-from tests.real.stack import Stack, stack
+from tests.real.stack import Stack, stack, wait_for
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
 
@@ -64,6 +65,14 @@ def test_groups_runs_and_stage_timings_are_there(browser: Browser, paged: Stack)
     gate.touch()
     assert paged.wait(second)["state_name"] == "Completed"
     browser.shows("/", "No run is under way.")
+    written = wait_for(lambda: _artifacts(paged, second), "the run has its artifact")
+    assert "| started | until Running |" in written[0]["data"]
+
+
+def _artifacts(paged: Stack, run: str) -> list[dict[str, Any]]:
+    body = {"artifacts": {"flow_run_id": {"any_": [run]}, "type": {"any_": ["markdown"]}}}
+    found: list[dict[str, Any]] = paged.api.post("/artifacts/filter", json=body).json()
+    return found
 
 
 def test_it_fits_a_phone_and_asks_nobody_else(browser: Browser) -> None:

@@ -22,6 +22,7 @@ from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import losses as losses_room
 from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.again import Again
+from flowgroup.daemon.artifacts import Artifacts
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
 from flowgroup.daemon.caps import Caps, Limits
@@ -38,7 +39,7 @@ from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.losses import Answers
 from flowgroup.daemon.owner import folder_of, mark_of
-from flowgroup.daemon.page.serving import served
+from flowgroup.daemon.page.serving import page_address, served
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
@@ -231,6 +232,7 @@ class _Parts:
     asks: asked_room.Backend
     caps: Caps
     held: Held
+    artifacts: Artifacts | None
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -255,6 +257,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     caps, claims = Caps(_limits(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
     held = Held(api, claims, caps)
+    artifacts = Artifacts(api, page_address(daemon)) if daemon.page_port is not None else None
     journeys = Journeys(
         slots=slots,
         caps=caps,
@@ -270,6 +273,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
         policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s, backend.relay_key, tuple(backend.relays)),
         owner=mark_of(folder, daemon.name),
         cluster_timeout_s=daemon.cluster_timeout_s,
+        timings=Timings(on_end=artifacts.ended) if artifacts else Timings(),
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
@@ -292,6 +296,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
         asks=backend,
         caps=caps,
         held=held,
+        artifacts=artifacts,
     )
     api.trust(parts.is_streamed)
     return parts
@@ -398,6 +403,8 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
     }
     if every_s := parts.clusters.renew_every_s:
         loops["keep"] = keep(parts.clusters, every_s, health.loop("keep", limit_s=_STUCK_S + every_s))
+    if parts.artifacts is not None:
+        loops["artifacts"] = parts.artifacts.run(health.loop("artifacts", limit_s=_STUCK_S))
     if daemon.prewarm_s > 0:
         loops["prewarm"] = prewarm.run()
     if events is not None:

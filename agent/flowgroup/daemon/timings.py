@@ -30,7 +30,16 @@ class _Timing:
 
 
 class Timings:
-    def __init__(self, *, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
+    """`on_end` gets each run that has ended as `told` tells it."""
+
+    def __init__(
+        self,
+        *,
+        on_end: Callable[[Json], None] = lambda _: None,
+        most: int = _MOST,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_end = on_end
         self._most = most
         self._clock = clock
         self._runs: OrderedDict[RunId, _Timing] = OrderedDict()
@@ -53,24 +62,24 @@ class Timings:
         self.reached(run_id, "ran")
         if (timing := self._runs.get(run_id)) is not None:
             timing.outcome = outcome
+            self._on_end(_told(run_id, timing))
 
     def told(self) -> list[Json]:
         """
         The newest first: `{"id", "name", "flow_id", "cluster", "due_at", "outcome", "stages"}`; `stages` has the seconds of
         those that have ended, `outcome` is None while the run is under way.
         """
-        return [
-            {
-                "id": run_id,
-                "name": timing.name,
-                "flow_id": timing.flow_id,
-                "cluster": timing.cluster,
-                "due_at": timing.due_at.isoformat(),
-                "outcome": timing.outcome,
-                "stages": {
-                    "waited": round(timing.waited_s, 3),
-                    **{stage: round(seconds, 3) for stage, seconds in timing.stages.items()},
-                },
-            }
-            for run_id, timing in reversed(self._runs.items())
-        ]
+        return [_told(run_id, timing) for run_id, timing in reversed(self._runs.items())]
+
+
+def _told(run_id: RunId, timing: _Timing) -> Json:
+    ended = {stage: round(seconds, 3) for stage, seconds in timing.stages.items()}
+    return {
+        "id": run_id,
+        "name": timing.name,
+        "flow_id": timing.flow_id,
+        "cluster": timing.cluster,
+        "due_at": timing.due_at.isoformat(),
+        "outcome": timing.outcome,
+        "stages": {"waited": round(timing.waited_s, 3), **ended},
+    }

@@ -47,6 +47,11 @@ async def served(settings: DaemonSettings, folder: Path, told: Callable[[], dict
         listener.close()
 
 
+def page_address(settings: DaemonSettings) -> str:
+    """Where people find the page."""
+    return settings.page_url or f"http://{settings.page_host}:{settings.page_port}"
+
+
 def _config(page: Any) -> uvicorn.Config:
     return uvicorn.Config(
         page,
