@@ -38,7 +38,8 @@ def prefect_server(folder: Path, *, env: Mapping[str, str] | None = None) -> Ite
     """A Prefect server over a SQLite file in `folder`; yields its API's address, which ends in /api."""
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / "prefect.db"
-    is_fresh = not take_empty(_CACHE, database)
+    take_empty(_CACHE, database)
+    is_fresh = not database.exists()
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

@@ -144,9 +144,9 @@ class Looks:
         working = [SimpleNamespace(key=key) for key in self.at_work]
         return {"w": SimpleNamespace(last_seen=self.last_seen, processing=self.tasks.values(), executing=working)}
 
-    def gives(self, *keys: str) -> None:
+    def gives(self, *keys: str, to: str = "w") -> None:
         for key in keys:
-            self.tasks[key] = SimpleNamespace(key=key, processing_on=SimpleNamespace(address="w"))
+            self.tasks[key] = SimpleNamespace(key=key, processing_on=SimpleNamespace(address=to))
             self.frozen.transition(key, "waiting", "processing", stimulus_id="")
 
     def ends(self, key: str, finish: str) -> None:
@@ -184,6 +184,14 @@ def test_what_was_given_and_taken_between_two_looks_is_known() -> None:
     looks.gives("a")
     looks.ends("a", "forgotten")
     assert [looks.look(now) for now in (1, 8, 9)] == [False, False, True]
+
+
+def test_a_task_that_was_stolen_froze_who_stole_it() -> None:
+    looks = Looks()
+    looks.gives("a", to="elsewhere")
+    assert not looks.look(0)  # `w` has it by now, and the scheduler has told nobody
+    looks.ends("a", "released")
+    assert [looks.look(now) for now in (7, 8)] == [False, True]
 
 
 def test_a_silent_worker_is_left_alone_while_it_may_be_at_something_that_is_wanted() -> None:

@@ -19,6 +19,8 @@ from flowgroup.settings import environment_for_user_code
 _START_TIMEOUT_S = 180.0
 _LOOK_S = 0.05
 _LOOPBACK = "127.0.0.1"
+LOCK_FIRST = "--lock-first"
+"""What `flowgroup.dev.steady` is told for measurements."""
 
 
 def start_prefect_server(
@@ -36,11 +38,13 @@ def start_prefect_server(
     folder = mind.folder / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     database, log = folder / "prefect.db", folder / "server.log"
-    is_fresh = not (cache and take_empty(cache, database)) and not database.exists()
+    if cache:
+        take_empty(cache, database)
+    is_fresh = not database.exists()
     url = f"http://{host}:{_free_port(port)}/api"
     listens = host if host == _LOOPBACK else "0.0.0.0"  # noqa: S104
     arguments = ("--host", listens, "--port", url.removesuffix("/api").rsplit(":", 1)[1])
-    command = python("flowgroup.dev.steady", "--lock-first") if for_measuring else python("prefect", "server", "start")
+    command = python("flowgroup.dev.steady", LOCK_FIRST) if for_measuring else python("prefect", "server", "start")
     with uninterrupted():
         env = _environment(folder, database, url, for_measuring)
         running = spawn([*command, *arguments], env=env, cwd=folder, log=log)
@@ -51,11 +55,10 @@ def start_prefect_server(
     return url
 
 
-def take_empty(cache: Path, database: Path) -> bool:
-    """Whether the database is now a copy of the empty one that the cache has for this version of Prefect."""
-    if is_there := _empty(cache).exists() and not database.exists():
+def take_empty(cache: Path, database: Path) -> None:
+    """Where there is no database yet, a copy of the empty one, if the cache has one for this version of Prefect."""
+    if _empty(cache).exists() and not database.exists():
         shutil.copy(_empty(cache), database)
-    return is_there
 
 
 def keep_empty(cache: Path, database: Path) -> None:

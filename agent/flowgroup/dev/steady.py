@@ -15,7 +15,8 @@ from typing import Any
 from prefect.server.database.configurations import AioSqliteConfiguration
 from uvicorn.main import main
 
-LOCK_FIRST = "--lock-first"
+from flowgroup.dev.server import LOCK_FIRST
+
 _SERVES = ("--factory", "prefect.server.api.server:create_app", "--timeout-graceful-shutdown", "1")
 _begin_transaction = AioSqliteConfiguration.begin_transaction
 

@@ -33,7 +33,10 @@ class _Heard:
 
 @dataclass
 class Frozen(SchedulerPlugin):
-    """Is told of every task's state by the scheduler: one may be given and taken again between two looks."""
+    """
+    Is told of every task's state by the scheduler: one may be given and taken again between two looks. `_given`: the worker
+    of each task under way. One that was stolen changes its worker without a word, which the next look sees.
+    """
 
     scheduler: Scheduler
     silent_s: float = _SILENT_S
@@ -84,6 +87,7 @@ class Frozen(SchedulerPlugin):
     def _is_frozen(self, address: str, ws: Any) -> bool:
         heard = self._of(address, ws)
         given = {ts.key for ts in ws.processing}
+        self._given.update(dict.fromkeys(given, address))
         wanted = {ts.key for ts in ws.executing} & given
         return bool(heard.taken - given) and not wanted and self.clock() - heard.at >= self.silent_s
 

@@ -1,5 +1,5 @@
 """
-A child's connections, taken as bytes to the relay and back. A call costs a tenth of a millisecond so, instead of three.
+A child's connections, taken as bytes to the relay and back: a call that was parsed and built anew here took 3 ms.
 
 What the relay says is passed on as it is. Where it says nothing (it cannot be reached, it is too slow, or it goes away before
 it has begun to answer) the child is told to wait, as the relay tells it while the API is away. Only the first head on a
@@ -25,7 +25,7 @@ Dial = Callable[[asyncio.Protocol], Awaitable[asyncio.Transport]]
 
 @dataclass(eq=False)
 class Tunnels:
-    """All connections of children. The relay has `hold_s` seconds to begin an answer."""
+    """All connections of children. The relay has `hold_s` seconds to begin an answer, dialling it included."""
 
     relay: Dial
     websockets: Dial
@@ -65,7 +65,7 @@ class Child(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._other is not None:
             self._other.transport.write(data)
-            self._asked()
+            self._asked(self._loop.time() + self._tunnels.hold_s)
             return
         self._early += data
         if self._dialling is None and (_HEAD_ENDS in self._early or len(self._early) > _MOST_HEAD_BYTES):
@@ -105,36 +105,35 @@ class Child(asyncio.Protocol):
             self.transport.close()
 
     async def _dial(self) -> None:
-        is_websocket = _IS_WEBSOCKET.search(self._early, 0, self._early.find(_HEAD_ENDS) + 2) is not None
-        dial = self._tunnels.websockets if is_websocket else self._tunnels.relay
-        other = _Other(self)
+        self._is_call = not _IS_WEBSOCKET.search(self._early, 0, self._early.find(_HEAD_ENDS) + 2)
+        dial = self._tunnels.relay if self._is_call else self._tunnels.websockets
+        other, until = _Other(self), self._loop.time() + self._tunnels.hold_s
         try:
-            async with asyncio.timeout(self._tunnels.hold_s):
+            async with asyncio.timeout_at(until):
                 await dial(other)
         except TimeoutError:
             self._wait(f"no connection to the relay within {self._tunnels.hold_s:g} s")
         except FlowgroupError as exc:
             self._wait(str(exc))
         else:
-            self._begin(other, is_call=not is_websocket)
+            self._begin(other, until)
 
-    def _begin(self, other: "_Other", *, is_call: bool) -> None:
+    def _begin(self, other: "_Other", until: float) -> None:
         if self.transport.is_closing():
             other.transport.abort()
             return
         self._other = other
+        self.transport.resume_reading()  # before the first bytes are written: if they are many, this is to pause again
         other.transport.write(bytes(self._early))
         self._early.clear()
-        self._is_call = is_call
-        self._asked()
-        self.transport.resume_reading()
+        self._asked(until)
 
-    def _asked(self) -> None:
-        if not self._is_call:
-            return
-        self._until = self._loop.time() + self._tunnels.hold_s
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._until, self._look)
+    def _asked(self, until: float) -> None:
+        """Frames of a websocket are no questions."""
+        if self._is_call:
+            self._until = until
+            if self._timer is None:
+                self._timer = self._loop.call_at(until, self._look)
 
     def _look(self) -> None:
         self._timer = None

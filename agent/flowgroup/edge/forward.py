@@ -58,7 +58,7 @@ class TooLarge(Exception):
 
 
 class Passing(httpx.AsyncClient):
-    """What httpx does around a call (cookies, redirects, authentication, hooks) takes longer than the call, and is left out."""
+    """Without what httpx does around a call: cookies, redirects, authentication, hooks. Nothing that is passed on needs it."""
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
         response = await self._transport_for_url(request.url).handle_async_request(request)

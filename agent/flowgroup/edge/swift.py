@@ -117,13 +117,11 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError, TimeoutError) as exc:
-        raise (httpx.ReadTimeout if isinstance(exc, aiohttp.SocketTimeoutError) else httpx.ConnectTimeout)(
-            str(exc)
-        ) from exc
+        kind = httpx.ReadTimeout if isinstance(exc, aiohttp.SocketTimeoutError) else httpx.ConnectTimeout
+        raise kind(str(exc)) from exc
     except aiohttp.ClientConnectorError as exc:
-        raise httpx.ConnectError(str(exc)) from getattr(
-            exc, "certificate_error", exc
-        )  # which says what is wrong with it
+        what_is_wrong = getattr(exc, "certificate_error", exc)
+        raise httpx.ConnectError(str(exc)) from what_is_wrong
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError) as exc:
         raise httpx.RemoteProtocolError(str(exc)) from exc
     except (aiohttp.ClientError, OSError) as exc:
