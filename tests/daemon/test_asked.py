@@ -166,6 +166,7 @@ async def test_what_was_asked_for_and_reached_is_the_schedulers_again_and_so_is_
             await asyncio.sleep(5)
             assert world.backend.scaled[-1][2] == 3
             say(world, wanted=1, there=3)
+            assert world.told()["workers"] == 3
             await asyncio.sleep(5)
             say(world, wanted=1, there=1)
             await asyncio.sleep(5)

@@ -123,8 +123,9 @@ def volume(installed: Installed, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def two_relays(installed: Installed, tmp_path: Path) -> Iterator[tuple[RelayName, ...]]:
-    """Two relays with a volume each, by the names that specs have for them."""
+    """Two relays with a volume each, by the names that specs have for them; and room for two clusters on a small node."""
     name = installed.main.namespace
+    installed.jobs("delete", "daskclusters", "--all", "--wait=false")
     first, second = (f"home-{name}-relay-{number}" for number in range(2))
     with _volume(installed, tmp_path / "0", first), _volume(installed, tmp_path / "1", second):
         installed.main("delete", "statefulset", f"{name}-relay")  # whether it has volumes is one of what never changes

@@ -58,6 +58,7 @@ def test_a_group_is_scaled_within_its_numbers_and_the_plan_knows_what_comes(whol
     assert "0 to 2" in refused.stderr
     _told(whole, "cluster", "scale", name, "--workers", "2")
     wait_for(lambda: {"worker-0", "worker-1"} <= whole.processes(name).keys(), "two workers without any work", 60)
+    wait_for(lambda: _told(whole, "cluster", "show", name)["workers"] == 2, "the daemon counts both", 60)
     plan = wait_for(lambda: _planned(whole, "lab/asked"), "Prefect has scheduled it", 60)
     assert {one["cluster"] for one in plan} == {name}, "the plan has another generation than the daemon"
     assert whole.wait(run, timeout_s=120)["state_name"] == "Completed", whole.message(run)

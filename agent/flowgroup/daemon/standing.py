@@ -93,7 +93,7 @@ class Standing:
             "ready": view.is_connected and status.ready,
             "trouble": status.trouble,
             "draining": kept.is_draining,
-            "workers": status.workers,
+            "workers": sum(level.there for level in status.groups.values()),
             "groups": [self._group(spec.name, one, status.groups.get(one.group)) for one in spec.groups],
             "leases": list(kept.leases),
             "expected": list(kept.expected),

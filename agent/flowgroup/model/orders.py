@@ -178,7 +178,6 @@ class Status(_Frame):
 
     type: Literal["status"] = "status"
     ready: bool
-    workers: int = 0
     cpu_s: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="processor time of the driver and its runs since it started"
     )
