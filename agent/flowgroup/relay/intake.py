@@ -31,20 +31,21 @@ class Intake:
     async def passing(self, attempt: OpenAttempt, kind: Kind, records: Iterable[Any]) -> list[dict[str, Any]]:
         """What of these may pass, as it is to be stored. Raises Transient when the API has to be asked and is away."""
         passed: list[dict[str, Any]] = []
+        sent = Sent()
         async for record in in_between(records):
             reason = await self._owners.why_not(attempt, _NAMES[kind](record))
             if reason is None:
-                passed.append(_leaving(attempt, kind, record))
+                passed.append(_leaving(attempt, kind, record, sent))
             else:
                 log.get().warning("record_refused", run=attempt.run_id, kind=kind, reason=reason)
                 metrics.RELAY_RECORDS.labels("refused").inc()
+        leaving.count(attempt, kind, sent)
         return passed
 
 
-def _leaving(attempt: OpenAttempt, kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
-    """What is stored of a record that may pass, and so leaves the network: without secrets, cut, and counted."""
-    sent = Sent(records=1)
+def _leaving(attempt: OpenAttempt, kind: Kind, record: dict[str, Any], sent: Sent) -> dict[str, Any]:
+    """What is stored of a record that may pass, and so leaves the network: without secrets, cut, and counted in `sent`."""
     left = _CLEAN[kind](record, attempt.masks, sent)
-    sent.bytes = len(json.dumps(left))
-    leaving.count(attempt, kind, sent)
+    sent.records += 1
+    sent.bytes += len(json.dumps(left))
     return left

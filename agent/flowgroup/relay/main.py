@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -145,6 +146,8 @@ async def _serve(
             figures = serve(health, relay.metrics_host, relay.metrics_port, settings=names)
             log.get().info("relay_metrics", port=await stack.enter_async_context(figures))
         stack.enter_context(watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)))
+        gc.collect()
+        gc.freeze()  # what is there now stays: to look through it again and again takes tens of milliseconds
         health.ready()
         await server.serve(sockets=[listener])
 

@@ -1,6 +1,8 @@
 """The spool's one thread: many who ask, few commits, and what becomes of them when the file cannot be written."""
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from flowgroup import metrics
 from flowgroup.errors import Transient
-from flowgroup.relay.spool.disk import Disk
+from flowgroup.relay.spool.disk import _COMMITS_A_CHECKPOINT, Disk
 from flowgroup.relay.spool.rows import Kind
 from flowgroup.relay.spool.writer import Writer
 from tests.relay.spool.world import a_disk, batch, waiting
@@ -57,6 +59,37 @@ async def test_a_defect_costs_those_who_asked_and_nobody_after_them(tmp_path: Pa
         with pytest.raises(ZeroDivisionError):
             await writer.do(lambda disk: 1 // 0)
         assert await writer.do(lambda disk: disk.store(batch(1)))
+
+
+async def test_pages_go_to_the_file_after_many_commits(tmp_path: Path) -> None:
+    async with writing(tmp_path) as (disk, writer):
+        file = disk.folder / "spool.db"
+        empty = file.stat().st_size
+        for number in range(_COMMITS_A_CHECKPOINT):
+            assert file.stat().st_size == empty
+            await writer.do(lambda disk, n=number: disk.store(batch(n, size=4000)))
+        await writer.do(waiting)  # the thread has been at its end since
+        assert file.stat().st_size > empty
+
+
+async def test_nobody_waits_for_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, in_time = threading.Event(), []
+    monkeypatch.setattr(Disk, "checkpoint", lambda _: in_time.append(told.wait(10)))
+    async with writing(tmp_path) as (_, writer):
+        assert await writer.do(lambda disk: disk.store(batch(1)))
+        told.set()
+    assert in_time[0]
+
+
+async def test_a_checkpoint_that_fails_costs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Disk) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Disk, "checkpoint", fails)
+    async with writing(tmp_path) as (_, writer):
+        for number in range(3):
+            assert await writer.do(lambda disk, n=number: disk.store(batch(n)))
+        assert await writer.do(waiting) == [0, 1, 2]
 
 
 async def test_a_full_disk_is_told_and_room_is_made(tmp_path: Path) -> None:

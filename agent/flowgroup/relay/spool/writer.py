@@ -66,6 +66,8 @@ class Writer:
             if group:
                 committed(self._disk, group)
                 self._loop.call_soon_threadsafe(_tell, group)
+            if self._asked.empty():
+                checkpoint(self._disk)
         self._disk.close()
 
     def _group(self) -> tuple[list[_Asked], bool]:
@@ -111,6 +113,14 @@ def committed(disk: Disk, group: list[_Asked]) -> None:
         for asked in group:
             asked.trouble = exc
     metrics.RELAY_SPOOL_COMMITS.inc()
+
+
+def checkpoint(disk: Disk) -> None:
+    """When it is time. What was committed is on disk anyway."""
+    try:
+        disk.checkpoint()
+    except sqlite3.Error as exc:
+        _after(disk, exc)
 
 
 def _carry_out(disk: Disk, asked: _Asked) -> None:
