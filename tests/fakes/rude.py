@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,24 @@ from pathlib import Path
 async def rude(reply: bytes | None, *, calls_per_connection: int = 1) -> AsyncIterator[tuple[Path, list[bytes]]]:
     """A server which answers each connection's first calls with these bytes, and hangs up."""
     calls: list[bytes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rude.sock"
+        async with await asyncio.start_unix_server(_serving(reply, calls_per_connection, calls), str(path)):
+            yield path, calls
 
+
+@asynccontextmanager
+async def rude_proxy(reply: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The same at an address: `HOST:PORT`."""
+    calls: list[bytes] = []
+    async with await asyncio.start_server(_serving(reply, 1, calls), "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}", calls
+
+
+def _serving(
+    reply: bytes | None, calls_per_connection: int, calls: list[bytes]
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(calls_per_connection):
             calls.append(await reader.readuntil(b"\r\n\r\n"))
@@ -19,7 +36,4 @@ async def rude(reply: bytes | None, *, calls_per_connection: int = 1) -> AsyncIt
             await writer.drain()
         writer.close()
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rude.sock"
-        async with await asyncio.start_unix_server(serve, str(path)):
-            yield path, calls
+    return serve

@@ -6,7 +6,11 @@ import pytest
 from flowgroup.edge import forward
 from flowgroup.errors import Transient
 from flowgroup.model.endpoint import Endpoint
-from tests.fakes.rude import rude
+from tests.fakes.rude import rude, rude_proxy
+
+
+def _call(method: str, at: str = "http://x/y", target: bytes = b"/y/z%2e?a=b") -> httpx.Request:
+    return forward.build(method, httpx.URL(at), [], b"", hold_s=1.0, target=target)
 
 
 def test_headers_of_one_connection_are_not_the_calls_own() -> None:
@@ -20,7 +24,7 @@ async def test_a_call_on_a_connection_that_was_just_closed_is_sent_again_if_it_i
         for method, count in (("GET", 2), ("GET", 4)):
             del calls[:]
             for _ in range(count // 2):
-                request = forward.build(method, httpx.URL("http://x/y"), [], b"", hold_s=1.0)
+                request = _call(method)
                 response, body = await forward.exchange(client, request, hold_s=1.0)
                 assert (response.status_code, body) == (200, b"ok")
 
@@ -30,9 +34,7 @@ async def test_a_post_that_may_have_been_carried_out_is_not_sent_again() -> None
         for method, sent in (("POST", 1), ("GET", 2)):
             del calls[:]
             with pytest.raises(Transient):
-                await forward.exchange(
-                    client, forward.build(method, httpx.URL("http://x/y"), [], b"", hold_s=1.0), hold_s=1.0
-                )
+                await forward.exchange(client, _call(method), hold_s=1.0)
             assert len(calls) == sent
 
 
@@ -41,3 +43,26 @@ def test_retry_after_is_spread(asked: float | None, least: float, most: float) -
     waits = [float(forward.away("x", retry_after_s=asked).headers["retry-after"]) for _ in range(50)]
     assert all(least <= wait <= most for wait in waits)
     assert len(set(waits)) > 10
+
+
+async def test_the_path_is_the_calls_own_on_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    for name in (
+        "ALL_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "all_proxy",
+        "https_proxy",
+        "no_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    async with rude(whole) as (path, calls), forward.client(at=Endpoint.at(path)) as client:
+        await forward.exchange(client, _call("GET"), hold_s=1.0)
+        assert calls[0].startswith(b"GET /y/z%2e?a=b HTTP/1.1\r\n")
+    async with rude_proxy(whole) as (at, calls):
+        monkeypatch.setenv("HTTP_PROXY", f"http://{at}")
+        async with forward.client() as client:
+            await forward.exchange(client, _call("GET", "http://api.example/y"), hold_s=1.0)
+        assert calls[0].startswith(b"GET http://api.example/y/z%2e?a=b HTTP/1.1\r\n")

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from flowgroup.edge import tls
+from flowgroup.edge import swift, tls
 from flowgroup.edge.lines import notices_silence
 from flowgroup.edge.swift import Swift
 from flowgroup.errors import Transient
@@ -40,7 +40,7 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-_MADE_ANEW = frozenset((b"host", b"content-length", b"expect"))
+_NOT_PASSED = _HOP_BY_HOP | frozenset((b"host", b"content-length", b"expect"))  # those are made anew
 _SAFE_TO_REPEAT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
@@ -61,7 +61,10 @@ class Passing(httpx.AsyncClient):
     """Without what httpx does around a call: cookies, redirects, authentication, hooks. Nothing that is passed on needs it."""
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
-        response = await self._transport_for_url(request.url).handle_async_request(request)
+        transport = self._transport_for_url(request.url)
+        if not isinstance(transport, Swift):
+            swift.put_together(request)
+        response = await transport.handle_async_request(request)
         response.request = request
         if not stream:
             await response.aread()
@@ -132,7 +135,7 @@ def passing_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
     """The headers that belong to the call itself, to be sent on. Names are lower case already (ASGI)."""
     kept = list(headers)
     listed = {name.strip().lower() for key, value in kept if key == b"connection" for name in value.split(b",")}
-    return [(key, value) for key, value in kept if key not in _HOP_BY_HOP | _MADE_ANEW and key not in listed]
+    return [(key, value) for key, value in kept if key not in _NOT_PASSED and key not in listed]
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
@@ -211,10 +214,15 @@ async def exchange(
         raise Transient(f"no answer within {hold_s:g} s") from exc
 
 
-def build(method: str, url: httpx.URL, headers: HeaderList, body: bytes, *, hold_s: float) -> httpx.Request:
-    """A request with these headers and no others but Host and Content-Length."""
-    timeout = httpx.Timeout(hold_s).as_dict()
-    return httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": timeout})
+def build(
+    method: str, url: httpx.URL, headers: HeaderList, body: bytes, *, hold_s: float, target: bytes
+) -> httpx.Request:
+    """
+    A request with these headers and no others but Host and Content-Length, to `target` (path and query, encoded) at `url`'s
+    server. It is sent by a client of ours.
+    """
+    extensions = {"timeout": httpx.Timeout(hold_s).as_dict(), swift.TARGET: target}
+    return httpx.Request(method, url, headers=headers, content=body, extensions=extensions)
 
 
 def awaiting(request: httpx.Request, read_s: float) -> httpx.Request:

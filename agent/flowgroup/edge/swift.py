@@ -19,6 +19,9 @@ _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _CHUNK_BYTES = 64 * 1024
 _MOST_HEADER_BYTES = 64 * 1024
 
+TARGET = "flowgroup.target"
+"""A request's extension: its path and query, encoded. To make another URL of httpx's takes longer than to send the call."""
+
 
 class Swift(httpx.AsyncBaseTransport):
     """
@@ -48,7 +51,7 @@ class Swift(httpx.AsyncBaseTransport):
         with _told():
             answer = await self._opened().request(
                 request.method,
-                URL(str(request.url), encoded=True),
+                _address(request),
                 headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
                 data=body or None,
                 allow_redirects=False,
@@ -95,6 +98,20 @@ class Swift(httpx.AsyncBaseTransport):
         for option in self._socket_options:
             made.setsockopt(*option)
         return made
+
+
+def put_together(request: httpx.Request) -> None:
+    """For another transport, which does not know of TARGET."""
+    if (target := request.extensions.pop(TARGET, None)) is not None:
+        request.url = request.url.copy_with(raw_path=target)
+
+
+def _address(request: httpx.Request) -> URL:
+    """Encoded already."""
+    target = request.extensions.get(TARGET)
+    if target is None:
+        return URL(str(request.url), encoded=True)
+    return URL(f"{request.url.scheme}://{request.url.netloc.decode()}{target.decode()}", encoded=True)
 
 
 class _Stream(httpx.AsyncByteStream):

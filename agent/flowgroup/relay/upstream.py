@@ -100,17 +100,18 @@ class Upstream:
         self.verify = verify
         self.is_cloud = secrets.api_url.startswith(_CLOUD)
         self._url = httpx.URL(secrets.api_url.rstrip("/"))
+        self._path = self._url.raw_path.rstrip(b"/")
         self._secrets = secrets
 
     def request(
         self, method: str, path: str, *, query: bytes, headers: forward.HeaderList, body: bytes, hold_s: float
     ) -> httpx.Request:
         """A call to `path` below the API's address, with the token. `path` is encoded already."""
-        target = self._url.raw_path.rstrip(b"/") + path.encode() + (b"?" + query if query else b"")
+        target = self._path + path.encode() + (b"?" + query if query else b"")
         ours = [(name.encode(), value.encode()) for name, value in self._authority().items()]
         replaced = {name for name, _ in ours}
         kept = [(name, value) for name, value in headers if _is_passed(name) and name not in replaced]
-        return forward.build(method, self._url.copy_with(raw_path=target), kept + ours, body, hold_s=hold_s)
+        return forward.build(method, self._url, kept + ours, body, hold_s=hold_s, target=target)
 
     async def exchange(self, request: httpx.Request, *, hold_s: float) -> tuple[httpx.Response, bytes | None]:
         """Send, within the budget, and read the answer if it is small, within `hold_s` seconds. Raises Transient."""
