@@ -103,6 +103,16 @@ class DaemonSettings(Section):
     health_port: int = Field(
         default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one"
     )
+    page_host: str = "127.0.0.1"
+    page_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port of the page for people; 0: a free one; without it there is none"
+    )
+    page_url: str | None = Field(
+        default=None, description="the page's address as people reach it, for links; that of its port if it is not said"
+    )
+    page_token_file: Path | None = Field(
+        default=None, description="a file with what opens the page; one is made in the pool's folder if it is not said"
+    )
     metrics_flow_groups: int = Field(
         default=50, ge=0, description="how many flow groups have series of their own in metrics: those that cost most"
     )

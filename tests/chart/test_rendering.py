@@ -246,6 +246,30 @@ def test_a_pod_monitor_finds_the_relays_at_a_port_that_only_who_may_read_metrics
     assert reached == [port]
 
 
+def test_the_page_is_there_only_where_it_is_wanted_and_behind_a_token_of_the_users() -> None:
+    assert "8081" not in rendered("-f", _MINIMAL).stdout
+    assert "page.existingSecret" in rendered("-f", _MINIMAL, "--set", "page.enabled=true").stderr
+    made = objects("-f", _MINIMAL, "--set", "page.enabled=true,page.existingSecret=word")
+    daemon = next(one for one in made if one["kind"] == "Deployment")
+    pod = daemon["spec"]["template"]["spec"]
+    told = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    [mount] = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "page"]
+    assert told["FLOWGROUP_PAGE_TOKEN_FILE"] == f"{mount['mountPath']}/token"
+    assert told["FLOWGROUP_PAGE_URL"] == "http://fg-flowgroup-daemon-default.fg.svc:8081"
+    ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+    assert ports["page"] == int(told["FLOWGROUP_PAGE_PORT"] or 0)
+    [policy] = [one for one in made if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-daemon")]
+    assert 8081 not in [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]], "open to all"
+    more = [one for one in objects("-f", _EVERYTHING) if one["kind"] == "NetworkPolicy"]
+    opened = {
+        one["metadata"]["name"]: rule["from"]
+        for one in more
+        for rule in one["spec"]["ingress"]
+        if {"port": 8081, "protocol": "TCP"} in rule.get("ports", [])
+    }
+    assert opened == {"fg-daemon": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]}
+
+
 def test_alerts_are_the_files_without_those_that_are_not_wanted() -> None:
     assert not any(one["kind"] == "PrometheusRule" for one in objects("-f", _MINIMAL))
     (rule,) = [one for one in objects("-f", _EVERYTHING) if one["kind"] == "PrometheusRule"]

@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from flowgroup.daemon.plan import planned
 from flowgroup.daemon.points import reached
 from flowgroup.daemon.renew import renewed
 from flowgroup.daemon.slots import Slots
+from flowgroup.daemon.timings import Timings
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.waiting import said_meanwhile
 from flowgroup.errors import FlowgroupError, NoRoom, Permanent, Refused, Transient
@@ -123,6 +124,7 @@ class Journeys:
     policy: Policy
     owner: str
     cluster_timeout_s: float
+    timings: Timings = field(default_factory=Timings)
 
     async def carry(self, due: DueRun) -> float:
         """Carry a due run to its end. Returns for how many seconds it need not be looked at again."""
@@ -177,6 +179,7 @@ class Journeys:
             log.get().info("run_not_claimed", run=due.id, reason=run.reason, again_in_s=run.delay_s)
             return run.delay_s
         _note_claimed(run)
+        self.timings.claimed(run, plan.spec.name if isinstance(plan, Placement) else None)
         reached("claimed")
         if isinstance(plan, Crashed | Skipped):
             await self._tell(run.id, attempt, plan)
@@ -196,9 +199,11 @@ class Journeys:
         async with renewed(self.api, run.lease) as stop_renewing:
             sent = await self._sent(run, plan, asked)
             sent_at = clock()
+            self.timings.reached(run.id, "placed")
 
             def on_running() -> None:
                 stop_renewing()
+                self.timings.reached(run.id, "started")
                 STAGE_SECONDS.labels("started").observe(clock() - sent_at)
                 CLAIM_TO_RUNNING.labels(cluster).observe(clock() - began)
                 SCHEDULE_TO_RUNNING.labels(cluster).observe(_late_s(run))
@@ -279,6 +284,7 @@ class Journeys:
         reached("told")
         name = type(outcome).__name__.lower()
         RUNS_FINISHED.labels(name).inc()
+        self.timings.ended(run_id, name)
         log.get().info("run_ended", run=run_id, attempt=attempt, outcome=name)
 
 

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 
@@ -21,6 +22,7 @@ from flowgroup.daemon import clusters as clusters_room
 from flowgroup.daemon import losses as losses_room
 from flowgroup.daemon import scale as scale_room
 from flowgroup.daemon.again import Again
+from flowgroup.daemon.artifacts import Artifacts
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
 from flowgroup.daemon.caps import Caps, Limits
@@ -37,6 +39,7 @@ from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.losses import Answers
 from flowgroup.daemon.owner import folder_of, mark_of
+from flowgroup.daemon.page.serving import page_address, served
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
@@ -53,6 +56,7 @@ from flowgroup.daemon.standing import Standing
 from flowgroup.daemon.teardown import tear_down
 from flowgroup.daemon.tell import Teller
 from flowgroup.daemon.there import clusters_there, made_again, pool_there, registered, worker_name
+from flowgroup.daemon.timings import Timings
 from flowgroup.daemon.unless import Interrupted, unless
 from flowgroup.daemon.wake import Wake
 from flowgroup.daemon.watch import Watch
@@ -194,12 +198,20 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
         aclosing(parts.relays),
         registered(api, worker_name(daemon, pool.name), at.fence) as worker,
     ):
-        health.pages["/flowgroup/status"] = _standing(parts, pool.name, worker, daemon, health).told
-        with announced(at.folder / "daemon.json", port):
-            log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
-            with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
-                await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
-            log.get().info("daemon_stopping")
+        standing = _standing(parts, pool.name, worker, daemon, health)
+        health.pages["/flowgroup/status"] = standing.told
+        page = partial(_paged, standing, parts.journeys.timings, ui_of(at.settings.prefect))
+        async with served(daemon, at.folder, page):
+            with announced(at.folder / "daemon.json", port):
+                log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
+                with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
+                    await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
+                log.get().info("daemon_stopping")
+
+
+def _paged(standing: Standing, timings: Timings, ui: str | None) -> dict[str, Any]:
+    """What the page shows. `ui`: where a person sees the runs, if that is known."""
+    return {**standing.told(), "timings": timings.told(), "ui": ui}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +232,7 @@ class _Parts:
     asks: asked_room.Backend
     caps: Caps
     held: Held
+    artifacts: Artifacts | None
 
     def is_streamed(self) -> bool:
         return self.events is not None and self.events.is_connected
@@ -244,6 +257,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
     caps, claims = Caps(_limits(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
     held = Held(api, claims, caps)
+    artifacts = Artifacts(api, page_address(daemon)) if daemon.page_port is not None else None
     journeys = Journeys(
         slots=slots,
         caps=caps,
@@ -259,6 +273,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
         policy=Policy(pool.name, keys, backend.python, daemon.idle_timeout_s, backend.relay_key, tuple(backend.relays)),
         owner=mark_of(folder, daemon.name),
         cluster_timeout_s=daemon.cluster_timeout_s,
+        timings=Timings(on_end=artifacts.ended) if artifacts else Timings(),
     )
     events = Events(settings.prefect, pool.id) if daemon.events else None
     scale = Scale(backend, clusters, drivers)
@@ -281,6 +296,7 @@ def _built(at: _Place, pool: Pool) -> _Parts:
         asks=backend,
         caps=caps,
         held=held,
+        artifacts=artifacts,
     )
     api.trust(parts.is_streamed)
     return parts
@@ -387,6 +403,8 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
     }
     if every_s := parts.clusters.renew_every_s:
         loops["keep"] = keep(parts.clusters, every_s, health.loop("keep", limit_s=_STUCK_S + every_s))
+    if parts.artifacts is not None:
+        loops["artifacts"] = parts.artifacts.run(health.loop("artifacts", limit_s=_STUCK_S))
     if daemon.prewarm_s > 0:
         loops["prewarm"] = prewarm.run()
     if events is not None:

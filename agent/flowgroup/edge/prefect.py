@@ -260,6 +260,11 @@ class Prefect(Remembered):
         ]
         await self._wire.call("POST", "/logs/", told)
 
+    async def write_artifact(self, run_id: RunId, markdown: str, description: str) -> None:
+        """An artifact of the run, without a key: it is none of a collection."""
+        told = {"type": "markdown", "data": markdown, "description": description, "flow_run_id": run_id}
+        await self._wire.call("POST", "/artifacts/", told)
+
     # What job variables refer to
 
     async def block(self, type_slug: str, name: str) -> dict[str, Any] | None:

@@ -18,6 +18,18 @@
   value: 0.0.0.0
 - name: FLOWGROUP_HEALTH_PORT
   value: "8080"
+{{- with $values.page }}
+{{- if .enabled }}
+- name: FLOWGROUP_PAGE_HOST
+  value: 0.0.0.0
+- name: FLOWGROUP_PAGE_PORT
+  value: "8081"
+- name: FLOWGROUP_PAGE_TOKEN_FILE
+  value: /etc/flowgroup/page/token
+- name: FLOWGROUP_PAGE_URL
+  value: {{ .url | default (printf "http://%s.%s.svc:8081" (include "flowgroup.daemon" $) $.root.Release.Namespace) | quote }}
+{{- end }}
+{{- end }}
 {{- with .pool.slots }}
 - name: FLOWGROUP_SLOTS
   value: {{ . | quote }}
