@@ -68,7 +68,7 @@ ROWS = (
             "tests/edge/kubernetes/test_leader.py",
             "tests/daemon/test_drivers_fenced.py",
         ),
-        env={"FLOWGROUP_CHAOS_SEEDS": "40"},
+        env={"FLOWGROUP_CHAOS_SEEDS": "8"},
     ),
     Row(
         "two daemons real",
