@@ -89,8 +89,9 @@ def test_every_link_leads_to_something_that_is_there(page: Path) -> None:
 def test_no_page_loads_anything_from_elsewhere() -> None:
     assert _SITE["theme"]["name"] in {"mkdocs", "readthedocs"}  # those that bring their fonts and scripts
     assert _SITE["theme"]["highlightjs"] is False  # it would come from a CDN
-    assert not {"extra_css", "extra_javascript", "plugins", "hooks"} & _SITE.keys()
-    files = [file for file in DOCS.rglob("*") if file.suffix in {".md", ".svg"}]
+    assert not {"extra_javascript", "plugins", "hooks"} & _SITE.keys()
+    assert all((DOCS / sheet).is_file() for sheet in _SITE["extra_css"])
+    files = [file for file in DOCS.rglob("*") if file.suffix in {".md", ".svg", ".css"}]
     assert {_named(file): found[0] for file in files if (found := _LOADED.search(file.read_text()))} == {}
 
 
