@@ -117,6 +117,12 @@ def test_a_page_names_settings_that_there_are(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=_named)
+def test_a_page_names_files_that_there_are(page: Path) -> None:
+    named = re.findall(r"`((?:agent|deploy|docs|helm|tests)/[\w./-]+)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_named)
 def test_a_page_s_commands_and_flags_are_ones_that_there_are(page: Path) -> None:
     for line in "".join(_blocks(page, "")).splitlines():
         if re.match(r"(\S+/)?flowgroup ", line):
