@@ -101,7 +101,7 @@ docs:  ## docs/metrics.md and docs/settings.md, made from the code
 DOCS := .venv-docs/ready
 
 site: $(DOCS)  ## the documentation as a site in site/; no page may load anything from elsewhere
-	@.venv-docs/bin/mkdocs build --quiet --strict --clean
+	@.venv-docs/bin/mkdocs build --strict --clean  # never --quiet: what is not said does not count as a warning
 	@! grep -rEn '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//|@import|url\(.?(https?:)?//' site --include='*.html' --include='*.css'
 
 $(DOCS): requirements/docs.lock

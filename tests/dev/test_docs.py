@@ -68,6 +68,9 @@ def test_every_page_is_in_the_site_once() -> None:
 
 def test_a_fault_ends_the_building_of_the_site() -> None:
     assert _SITE["strict"] is True
+    assert (
+        "mkdocs build --strict --clean  #" in (ROOT / "Makefile").read_text()
+    )  # --quiet would say no warnings, and count none
     assert set(_SITE["validation"]["links"].values()) | set(_SITE["validation"]["nav"].values()) == {"warn"}
 
 
