@@ -37,7 +37,7 @@ def test_the_runtime_has_them() -> None:
     assert {"prefect", "dask", "distributed", "cloudpickle", "prefect-dask"} <= set(_pins("requirements/runtime.lock"))
 
 
-@pytest.mark.parametrize("part", ["agent", "runtime", "build", "operator", "peer", "audit"])
+@pytest.mark.parametrize("part", ["agent", "runtime", "build", "operator", "peer", "audit", "docs"])
 def test_no_lock_names_a_registry(part: str) -> None:
     text = (ROOT / f"requirements/{part}.lock").read_text()
     assert "://" not in text
