@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PEER := .venv-peer/ready
+AUDIT := .venv-audit/ready
 # How many files of tests run side by side; 0: one after the other, in one process.
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile lock image chart docs cli clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile sbom audit lock image chart docs site cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -76,6 +77,17 @@ format: setup
 	@$(BIN)/ruff format agent tests
 	@$(BIN)/ruff check --fix agent tests
 
+sbom: setup $(AUDIT)  ## what is in the images, with hashes and licences: CycloneDX in sbom/
+	@$(BIN)/python -m flowgroup.dev.sbom
+
+audit: setup $(AUDIT)  ## known advisories about what the locks name; asks PyPI
+	@$(BIN)/python -m flowgroup.dev.audit
+
+$(AUDIT): requirements/audit.lock | setup
+	@$(BIN)/python -m venv --clear .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/audit.lock
+	@touch $(AUDIT)
+
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # The images' own locks are subsets of the whole: the same versions and hashes.
@@ -85,16 +97,31 @@ lock:  ## pin everything again (needs uv)
 	@$(COMPILE) --constraint requirements.lock --extra runtime pyproject.toml -o requirements/runtime.lock
 	@printf 'hatchling\n' | $(COMPILE) --constraint requirements.lock - -o requirements/build.lock
 	@printf 'prefect-kubernetes\nprefect>=3.8.8,<3.9\n' | $(COMPILE) --constraint requirements.lock - -o requirements/peer.lock
+	@printf 'mkdocs\n' | $(COMPILE) - -o requirements/docs.lock
 	@printf 'dask-kubernetes\n' | $(COMPILE) --constraint requirements.lock - -o requirements/operator.lock
+	@printf 'cyclonedx-bom\npip-audit\n' | $(COMPILE) --constraint requirements.lock - -o requirements/audit.lock
 
-chart:  ## the chart's README and dashboard, deploy/flowgroup.yaml and deploy/monitoring.yaml, made from the chart (needs helm)
+chart:  ## the chart's README (docs/chart.md too) and dashboard, deploy/flowgroup.yaml and deploy/monitoring.yaml, made from the chart (needs helm)
 	@$(BIN)/python helm/readme.py --write
 	@$(BIN)/python helm/dashboard.py --write
 	@deploy/render.sh >deploy/flowgroup.yaml.new && mv deploy/flowgroup.yaml.new deploy/flowgroup.yaml
 	@deploy/render.sh $(MONITORING) >deploy/monitoring.yaml.new && mv deploy/monitoring.yaml.new deploy/monitoring.yaml
 
-docs:  ## docs/metrics.md, made from the code
+docs:  ## docs/metrics.md and docs/settings.md, made from the code
 	@$(BIN)/python -m flowgroup.dev.metrics --write docs/metrics.md
+	@$(BIN)/python -m flowgroup.dev.reference --write docs/settings.md
+
+DOCS := .venv-docs/ready
+
+site: $(DOCS)  ## the documentation as a site in site/; no page may load anything from elsewhere
+	@.venv-docs/bin/mkdocs build --strict --clean  # never --quiet: what is not said does not count as a warning
+	@! grep -rEn '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//|@import|url\(.?(https?:)?//' site --include='*.html' --include='*.css'
+
+$(DOCS): requirements/docs.lock
+	@test -n "$(PYTHON)" || { echo "the site needs Python 3.11, 3.12 or 3.13 as python3 (or set PYTHON=...)" >&2; exit 2; }
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/docs.lock
+	@touch $(DOCS)
 
 MONITORING := -f deploy/monitoring-values.yaml --show-only templates/monitoring.yaml
 
@@ -105,4 +132,4 @@ image:  ## both images, TAG=dev; with docker, podman or buildah, or with the tes
 	@deploy/image.sh $(TAG)
 
 clean:
-	@rm -rf $(VENV) .venv-peer .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-peer .venv-audit sbom .venv-docs site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,5 +1,5 @@
 """
-The chart's README from its values: `python helm/readme.py` prints it, `--write` writes it.
+The chart's README from its values: `python helm/readme.py` prints it, `--write` writes it, and the same as a page of the docs.
 
 A comment `# -- text` above a key is what the table says of it.
 """
@@ -15,6 +15,7 @@ import yaml
 
 HERE = Path(__file__).parent
 README = HERE / "flowgroup" / "README.md"
+PAGE = HERE.parent / "docs" / "chart.md"
 _KEY = re.compile(r"^(?P<indent> *)(?P<name>[A-Za-z][\w-]*):(?: |$)")
 _WHOLE = re.compile(r"(^|\.)(resources|\w+Probe)$")  # shown as one value
 _SAID = re.compile(r"^ *# -- (?P<text>.+)$")
@@ -67,5 +68,6 @@ def _default(value: Any) -> str:
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
         README.write_text(readme())
+        PAGE.write_text(readme())
     else:
         sys.stdout.write(readme())

@@ -28,21 +28,21 @@ class PrefectSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="PREFECT_")
 
-    api_url: str | None = None
+    api_url: str | None = Field(default=None, description="Prefect's API; must be set")
     ui_url: str | None = Field(
         default=None, description="where runs' logs point to; made from the API's address if empty"
     )
-    api_key: SecretStr | None = None
-    api_auth_string: SecretStr | None = None
+    api_key: SecretStr | None = Field(default=None, description="how to get in: Prefect Cloud's key")
+    api_auth_string: SecretStr | None = Field(default=None, description="the same for a server with basic auth")
     api_key_file: Path | None = Field(
         default=None,
         description="a file with the key, read again when it changes; ours alone, Prefect does not know it",
     )
     api_auth_string_file: Path | None = Field(default=None, description="the same for the auth string")
-    client_custom_headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    api_request_timeout: float = Field(default=30.0, gt=0)
-    api_tls_insecure_skip_verify: bool = False
-    api_ssl_cert_file: Path | None = None
+    client_custom_headers: dict[str, str] = Field(default_factory=dict, repr=False, description="sent with each call")
+    api_request_timeout: float = Field(default=30.0, gt=0, description="seconds")
+    api_tls_insecure_skip_verify: bool = Field(default=False, description="do not check the API's certificate")
+    api_ssl_cert_file: Path | None = Field(default=None, description="authorities that vouch for it, a PEM file")
 
     @field_validator("api_url")
     @classmethod
@@ -55,9 +55,9 @@ class PrefectSettings(Section):
 class DaemonSettings(Section):
     """The daemon's own. Times are in seconds."""
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".flowgroup")
-    pool: str | None = None
-    queues: tuple[str, ...] = ()
+    home: Path = Field(default_factory=lambda: Path.home() / ".flowgroup", description="where state is kept")
+    pool: str | None = Field(default=None, description="the work pool; must be set")
+    queues: tuple[str, ...] = Field(default=(), description="only these work queues; all if it is not said")
     name: str = Field(default="", description="the worker's name in Prefect's UI; made from pool and host if empty")
     backend: str = Field(
         default="local",
@@ -86,7 +86,7 @@ class DaemonSettings(Section):
         default=60.0, ge=0, description="how long before a run's time its cluster may be made; 0: never ahead"
     )
     prewarm_clusters: int = Field(default=10, ge=1, description="how many clusters may be made ahead at once")
-    heartbeat_interval_s: float = Field(default=30.0, gt=0)
+    heartbeat_interval_s: float = Field(default=30.0, gt=0, description="of the worker, to Prefect")
     events: bool = Field(default=True, description="listen to Prefect's event stream to start runs at once")
     cluster_timeout_s: float = Field(default=300.0, gt=0, description="how long a cluster may take to be ready")
     infrastructure_retries: int = Field(
@@ -99,11 +99,11 @@ class DaemonSettings(Section):
     cancel_grace_s: float = Field(default=8.0, ge=0, description="from asking a run to end to killing it")
     driver_lost_s: float = Field(default=5.0, ge=0, description="how long a driver whose process lives may be silent")
     public_keys: Path | None = Field(default=None, description="a file or folder of Ed25519 public keys (.pub)")
-    health_host: str = "127.0.0.1"
+    health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
     health_port: int = Field(
         default=0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0: a free one"
     )
-    page_host: str = "127.0.0.1"
+    page_host: str = Field(default="127.0.0.1", description="where the page is served")
     page_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of the page for people; 0: a free one; without it there is none"
     )
@@ -116,7 +116,9 @@ class DaemonSettings(Section):
     metrics_flow_groups: int = Field(
         default=50, ge=0, description="how many flow groups have series of their own in metrics: those that cost most"
     )
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="of flowgroup's own logs, not of runs'"
+    )
 
 
 class RelaySettings(Section):
@@ -125,13 +127,13 @@ class RelaySettings(Section):
     attempt_ttl_s: float = Field(
         default=300.0, gt=0, description="how long an attempt stays open when nobody extends it"
     )
-    max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
+    max_body_bytes: int = Field(default=5 * 1024 * 1024, gt=0, description="of one call")
     hold_s: float = Field(
         default=8.0,
         gt=0,
         description="the longest that a call is held while the API is away; drivers wait 1.5 s longer for the relay",
     )
-    metrics_host: str = "127.0.0.1"
+    metrics_host: str = Field(default="127.0.0.1", description="address of the relay's /metrics")
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of the relay's /metrics, without TLS or key; 0: a free one"
     )
@@ -164,7 +166,7 @@ class RelaySettings(Section):
     calls_per_run: int = Field(
         default=64, ge=1, description="how many calls of one run are under way at once; others wait"
     )
-    websockets_per_run: int = Field(default=16, ge=1)
+    websockets_per_run: int = Field(default=16, ge=1, description="how many websockets of one run are open at once")
     control_key_file: Path | None = Field(
         default=None, description="what the daemon shows to a relay on another host; the local backend makes its own"
     )
@@ -211,7 +213,7 @@ class RelaySettings(Section):
 class DriverSettings(Section):
     model_config = SettingsConfigDict(env_prefix="FLOWGROUP_DRIVER_")
 
-    status_interval_s: float = Field(default=2.0, gt=0)
+    status_interval_s: float = Field(default=2.0, gt=0, description="how often a driver tells the daemon its status")
     output_limit_bytes: int = Field(default=10 * 1024 * 1024, gt=0, description="of a run's own output, kept on disk")
     start_method: str = Field(
         default="fork" if sys.platform == "linux" else "spawn",
@@ -252,7 +254,9 @@ class KubernetesSettings(Section):
 
     namespace: str = Field(default="", description="where clusters are made; the credentials' own if empty")
     image: str | None = Field(default=None, description="the image of runs whose deployment names none")
-    image_pull_policy: str = Field(default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$")
+    image_pull_policy: str = Field(
+        default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$", description="how images are pulled"
+    )
     image_pull_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="names of Secrets in that namespace, separated by commas"
     )

@@ -24,6 +24,7 @@ def test_a_part_has_nothing_that_the_whole_has_not(part: str) -> None:
     whole, pins = _pins("requirements.lock"), _pins(f"requirements/{part}.lock")
     assert pins
     assert {name: pin for name, pin in pins.items() if whole.get(name) != pin} == {}, "stale: run `make lock`"
+    assert [name for name, (_, hashes) in pins.items() if not hashes] == []
 
 
 def test_the_agent_has_neither_prefect_nor_dask_nor_what_unpickles() -> None:
@@ -36,7 +37,7 @@ def test_the_runtime_has_them() -> None:
     assert {"prefect", "dask", "distributed", "cloudpickle", "prefect-dask"} <= set(_pins("requirements/runtime.lock"))
 
 
-@pytest.mark.parametrize("part", ["agent", "runtime", "build", "operator"])
+@pytest.mark.parametrize("part", ["agent", "runtime", "build", "operator", "peer", "audit", "docs"])
 def test_no_lock_names_a_registry(part: str) -> None:
     text = (ROOT / f"requirements/{part}.lock").read_text()
     assert "://" not in text

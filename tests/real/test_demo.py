@@ -36,7 +36,7 @@ class Terminal:
     mark: str
 
     @contextlib.contextmanager
-    def typed(self, *command: str) -> Iterator["Typed"]:
+    def typed(self, *command: str, within: Path = _REPOSITORY) -> Iterator["Typed"]:
         env = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_", "MAKE"))
         }
@@ -48,7 +48,7 @@ class Terminal:
         }
         process = subprocess.Popen(
             command,
-            cwd=_REPOSITORY,
+            cwd=within,
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -166,6 +166,25 @@ def test_the_readme_s_first_commands_work_as_written(terminal: Terminal) -> None
     assert re.search(r"\d+ passed", tests.said())
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_a_quick_start_works_as_written(terminal: Terminal, page: str) -> None:
+    """But for the port, which is a free one, and `make setup`: what it makes stands in for the clone's own."""
+    give_empty(terminal.home / ".flowgroup" / "cache")
+    port = free_port()
+    clone = _clone(terminal.home / "clone")
+    first, second = quick_start((_REPOSITORY / page).read_text().replace(":4200", f":{port}"))
+    assert re.sub("make setup.*\n", "", first).split("#")[0].split() == [".venv/bin/flowgroup", "dev"]
+    with terminal.typed(".venv/bin/flowgroup", "dev", "--port", str(port), within=clone) as dev:
+        dev.wait_line("Ctrl-C ends everything")
+        with terminal.typed("bash", "-euxc", second, within=clone) as author:
+            assert author.ends(1.5 * _START_S) == 0, author.said()
+        assert author.said().count("finished successfully in 'Completed'") == second.count("prefect deployment run") > 0
+        assert "Traceback" not in author.said()
+        dev.press(signal.SIGINT)
+        assert dev.ends() == 130
+    assert not terminal.processes()
+
+
 @pytest.mark.parametrize(
     "moment", ["starting a Prefect server", "starting the daemon", "a run on demand", r" Running$"]
 )
@@ -267,6 +286,35 @@ def readme_commands() -> list[list[str]]:
     block = (_REPOSITORY / "README.md").read_text().split("```")[1]
     lines = [line.partition("#")[0].split() for line in block.splitlines()]
     return [line for line in lines if line and line[0] == "make"]
+
+
+def quick_start(page: str) -> tuple[str, str]:
+    """
+    What is typed into the first terminal and, as one script, into the second. A block of Python is the file that is named
+    before it; what has an ellipsis in it is for a server that we have not.
+    """
+    _, _, text = page.partition("# Quick start\n")
+    if page.startswith("# flowgroup"):
+        text = text.partition("\n## ")[0]  # the README's section
+    steps, file = [], ""
+    for prose, language, block in re.findall(r"(.*?)```(\w*)\n(.*?)```", text, re.DOTALL):
+        file = (re.findall(r"`(\w+\.py)`", prose) or [file])[-1]
+        if language == "python":
+            steps.append(f"cat > {file} <<'END'\n{block}END")
+        elif "…" not in block:
+            steps.append(block)
+    return steps[0], "\n".join([". .venv/bin/activate", *steps[1:]])
+
+
+def _clone(folder: Path) -> Path:
+    """A folder with a `.venv` whose commands are those of this very environment."""
+    commands = folder / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name, module in {"python": "", "flowgroup": "-m flowgroup", "prefect": "-m prefect"}.items():
+        (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
+        (commands / name).chmod(0o755)
+    (commands / "activate").write_text(f'PATH="{commands}:$PATH"\n')
+    return folder
 
 
 def _prefect_version() -> str:

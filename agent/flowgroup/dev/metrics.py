@@ -17,7 +17,7 @@ Made from `agent/flowgroup/metrics.py` by `make docs`.
 The daemon shows them at `/metrics` of `FLOWGROUP_HEALTH_PORT`; the relay at `/metrics` of
 `FLOWGROUP_RELAY_METRICS_PORT`, and, to whoever shows the control key, at `/flowgroup/metrics`. On Kubernetes
 `metrics.serviceMonitor` and `metrics.podMonitor` of the chart have them scraped, `metrics.prometheusRule` makes
-[alerts](runbooks) of them and `metrics.dashboard` a Grafana dashboard; `deploy/monitoring.yaml` has all of these for
+[alerts](runbooks/README.md) of them and `metrics.dashboard` a Grafana dashboard; `deploy/monitoring.yaml` has all of these for
 `kubectl apply`, and `helm/flowgroup/files` the rules and the dashboard as files.
 
 - No label has the id of a run. `flow_group` has at most `FLOWGROUP_METRICS_FLOW_GROUPS` values (50): the groups that

@@ -21,7 +21,7 @@ def page(parser: argparse.ArgumentParser) -> str:
         "# Commands",
         "",
         "Made from the parsers by `make cli`. `flowgroup COMMAND --help` says the same. Settings are read from the environment",
-        "and the file that `FLOWGROUP_CONFIG` names, as the [README](../README.md#settings) has them; flags are stronger.",
+        "and the file that `FLOWGROUP_CONFIG` names ([all of them](settings.md)); flags are stronger.",
         "",
         "| exit status | |",
         "|---:|---|",
