@@ -22,7 +22,8 @@ def _cluster(whole: Stack, name: str) -> dict[str, Any] | None:
 
 
 def test_status_logs_and_a_cluster_that_is_reset_under_a_run(whole: Stack, plain: str) -> None:
-    run = whole.start(plain, what="sleeps", with_={"seconds": 20})
+    gate = whole.home / "reset"
+    run = whole.start(plain, what="waits_for", with_={"file": str(gate)})
     whole.wait(run, "Running")
     name = whole.cluster_of(run)
     wait_for(lambda: _run(_told(whole, "status"), run)["phase"] == "running", "the daemon says that it runs", 30)
@@ -35,6 +36,7 @@ def test_status_logs_and_a_cluster_that_is_reset_under_a_run(whole: Stack, plain
     wait_for(lambda: (found := _cluster(whole, name)) and found["draining"], "the daemon has heard it", 30)
     driver = whole.processes(name)["driver"]
     next_one = whole.start(plain, what="sleeps", with_={"seconds": 0})
+    gate.touch()
     assert whole.wait(run, timeout_s=120)["state_name"] == "Completed", whole.message(run)
     assert whole.wait(next_one, timeout_s=120)["state_name"] == "Completed", whole.message(next_one)
     assert whole.cluster_of(next_one) == name

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flowgroup.edge import forward
 from flowgroup.relay import main
 from flowgroup.relay.spool.spooling import spooling
 from flowgroup.relay.upstream import Secrets, Upstream
@@ -55,7 +56,7 @@ async def test_children_wait_for_an_hour_and_then_all_is_there_once_and_in_order
 ) -> None:
     api = Away(how)
     known = Secrets.model_validate({"api_url": "http://prefect.test/api", "control_key": CONTROL_KEY})
-    async with httpx.AsyncClient(transport=api) as client:
+    async with forward.client(through=api) as client:
         upstream = Upstream(known, client, verify=None)
         async with (
             spooling(RelaySettings(), upstream, tmp_path) as spool,

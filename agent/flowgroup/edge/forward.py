@@ -77,7 +77,7 @@ def client(
     verify: ssl.SSLContext | bool = True,
     keepalive_s: float = KEEPALIVE_S,
     through: httpx.AsyncBaseTransport | None = None,
-) -> httpx.AsyncClient:
+) -> Passing:
     """
     A client for calls that are passed on. It keeps no cookies, follows no redirects and adds no headers of
     its own. Connections to others than ours are used again within `keepalive_s` seconds.
@@ -138,7 +138,7 @@ def passing_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
     return [(key, value) for key, value in kept if key not in _NOT_PASSED and key not in listed]
 
 
-async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+async def send(client: Passing, request: httpx.Request) -> httpx.Response:
     """
     Send, and return when the answer's headers are there. Raises Transient when there is no answer.
 
@@ -202,9 +202,7 @@ def answer(response: httpx.Response, body: bytes | None, headers: HeaderList | N
     return made
 
 
-async def exchange(
-    client: httpx.AsyncClient, request: httpx.Request, *, hold_s: float
-) -> tuple[httpx.Response, bytes | None]:
+async def exchange(client: Passing, request: httpx.Request, *, hold_s: float) -> tuple[httpx.Response, bytes | None]:
     """Send, and read the answer if it is small, within `hold_s` seconds. Raises Transient."""
     try:
         async with asyncio.timeout(hold_s):

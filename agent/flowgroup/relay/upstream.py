@@ -83,7 +83,7 @@ class Upstream:
     def __init__(
         self,
         secrets: Secrets,
-        client: httpx.AsyncClient,
+        client: forward.Passing,
         *,
         verify: ssl.SSLContext | None,
         settings: RelaySettings | None = None,

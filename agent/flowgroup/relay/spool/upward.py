@@ -79,7 +79,7 @@ class Upward:
     """
 
     upstream: Upstream
-    client: httpx.AsyncClient
+    client: forward.Passing
     hold_s: float
     stream: Stream | None = None
 
