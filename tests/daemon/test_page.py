@@ -113,6 +113,14 @@ async def test_a_token_of_somebody_else_has_to_be_there_and_long(tmp_path: Path)
                 raise AssertionError
 
 
+async def test_links_lead_to_the_port_that_was_free_or_to_what_people_reach(tmp_path: Path) -> None:
+    async with served(settings(tmp_path), tmp_path, dict) as page, httpx.AsyncClient(trust_env=False) as client:
+        assert page is not None and not page.endswith(":0")
+        assert (await client.get(page)).status_code == 401
+    async with served(settings(tmp_path, page_url="https://flows.example"), tmp_path, dict) as page:
+        assert page == "https://flows.example"
+
+
 async def test_a_port_that_is_taken_is_named_with_its_setting(tmp_path: Path) -> None:
     port = free_port()
     told = settings(tmp_path).model_copy(update={"page_port": port})
@@ -181,7 +189,7 @@ class Api:
 
 async def test_each_run_that_has_ended_has_an_artifact_however_long_the_api_is_away() -> None:
     api = Api(Transient("away"), Transient("away"), Permanent("deleted"))
-    artifacts = Artifacts(api, "https://page.example")
+    artifacts = Artifacts(api)
     timings = Timings(on_end=artifacts.ended)
     for number in range(3):
         timings.claimed(claimed(number), ClusterName("c"))
@@ -189,7 +197,7 @@ async def test_each_run_that_has_ended_has_an_artifact_however_long_the_api_is_a
             timings.reached(RunId(f"run-{number}"), stage)
         timings.ended(RunId(f"run-{number}"), "completed")
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        writing = tasks.create_task(artifacts.run(lambda: None))
+        writing = tasks.create_task(artifacts.run("https://page.example", lambda: None))
         while len(api.written) < 2:
             await asyncio.sleep(0.05)
         writing.cancel()

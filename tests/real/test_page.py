@@ -67,6 +67,7 @@ def test_groups_runs_and_stage_timings_are_there(browser: Browser, paged: Stack)
     browser.shows("/", "No run is under way.")
     written = wait_for(lambda: _artifacts(paged, second), "the run has its artifact")
     assert "| started | until Running |" in written[0]["data"]
+    assert f"]({browser.base})" in written[0]["data"]
 
 
 def _artifacts(paged: Stack, run: str) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """What the relay's calls to the API go through."""
 
+import base64
+
 import httpx
 import pytest
 
@@ -66,3 +68,9 @@ async def test_the_path_is_the_calls_own_on_every_way(monkeypatch: pytest.Monkey
         async with forward.client() as client:
             await forward.exchange(client, _call("GET", "http://api.example/y"), hold_s=1.0)
         assert calls[0].startswith(b"GET http://api.example/y/z%2e?a=b HTTP/1.1\r\n")
+
+
+async def test_a_word_in_the_address_is_shown() -> None:
+    async with rude_proxy(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") as (at, calls), forward.client() as client:
+        await forward.exchange(client, _call("GET", f"http://user:a%20word@{at}/y"), hold_s=1.0)
+    assert b"authorization: basic " + base64.b64encode(b"user:a word").lower() in calls[0].lower()

@@ -30,26 +30,26 @@ class Artifacts:
     latest thousand of them, as long as this daemon lives.
     """
 
-    def __init__(self, api: Api, page: str) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._page = page
         self._waiting: deque[Json] = deque(maxlen=_MOST)
 
     def ended(self, told: Json) -> None:
         """`told`: a run as `Timings` tells it."""
         self._waiting.append(told)
 
-    async def run(self, moved: Callable[[], None]) -> None:
+    async def run(self, page: str, moved: Callable[[], None]) -> None:
+        """`page` is the page's address, for the link."""
         while True:
             moved()
-            await self._write()
+            await self._write(page)
             await asyncio.sleep(_EVERY_S)
 
-    async def _write(self) -> None:
+    async def _write(self, page: str) -> None:
         while self._waiting:
             told = self._waiting[0]
             try:
-                await self._api.write_artifact(told["id"], markdown(told, self._page), "How long its stages took")
+                await self._api.write_artifact(told["id"], markdown(told, page), "How long its stages took")
             except Transient:
                 return
             except FlowgroupError as exc:  # the run is deleted, it may be

@@ -17,6 +17,7 @@ from flowgroup.errors import Refused
 from flowgroup.model.clusters import Takes
 from flowgroup.model.ids import ClusterName, RunId
 from flowgroup.model.spec import ClusterSpec
+from flowgroup.sections import DaemonSettings
 
 _REMEMBERED = 1000
 
@@ -193,3 +194,11 @@ def group_of(spec: ClusterSpec) -> tuple[str, str]:
 def setting(whose: str, kind: str) -> str:
     """The setting's name of a cap."""
     return f"FLOWGROUP_{'CAP' if whose == 'pool' else 'GROUP_CAP'}_{kind.upper()}"
+
+
+def limits_of(daemon: DaemonSettings) -> Limits:
+    """The pool's runs are the slots."""
+    told = {name: value for name, value in daemon.model_dump().items() if "cap_" in name and value is not None}
+    pool = {name.removeprefix("cap_"): value for name, value in told.items() if name.startswith("cap_")}
+    group = {name.removeprefix("group_cap_"): value for name, value in told.items() if name.startswith("group_cap_")}
+    return Limits(pool, group)

@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
@@ -25,7 +24,7 @@ from flowgroup.daemon.again import Again
 from flowgroup.daemon.artifacts import Artifacts
 from flowgroup.daemon.attempts import Attempts
 from flowgroup.daemon.cancel import Cancels, look_for_cancelling
-from flowgroup.daemon.caps import Caps, Limits
+from flowgroup.daemon.caps import Caps, limits_of
 from flowgroup.daemon.claims import Claims
 from flowgroup.daemon.clusters import Clusters
 from flowgroup.daemon.costs import Costs, Named
@@ -39,7 +38,7 @@ from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.losses import Answers
 from flowgroup.daemon.owner import folder_of, mark_of
-from flowgroup.daemon.page.serving import page_address, served
+from flowgroup.daemon.page.serving import served
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
@@ -200,18 +199,13 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     ):
         standing = _standing(parts, pool.name, worker, daemon, health)
         health.pages["/flowgroup/status"] = standing.told
-        page = partial(_paged, standing, parts.journeys.timings, ui_of(at.settings.prefect))
-        async with served(daemon, at.folder, page):
+        told = standing.paged(parts.journeys.timings, ui_of(at.settings.prefect))
+        async with served(daemon, at.folder, told) as page:
             with announced(at.folder / "daemon.json", port):
                 log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
                 with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):
-                    await until_stopped(stop, _loops(parts, at.settings, api, worker, health))
+                    await until_stopped(stop, _loops(parts, at.settings, api, worker, health, page))
                 log.get().info("daemon_stopping")
-
-
-def _paged(standing: Standing, timings: Timings, ui: str | None) -> dict[str, Any]:
-    """What the page shows. `ui`: where a person sees the runs, if that is known."""
-    return {**standing.told(), "timings": timings.told(), "ui": ui}
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +234,8 @@ class _Parts:
 
 def _built(at: _Place, pool: Pool) -> _Parts:
     settings, api, backend, folder = at.settings, at.api, at.backend, at.folder
-    daemon, bells, cancels, teller = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels(), _teller(settings, api)
+    daemon, bells, cancels = settings.daemon, _Bells(Wake(), Wake(), Wake()), Cancels()
+    teller = Teller(api, Again(api, daemon.infrastructure_retries))
     slots = Slots(daemon.slots, on_free=bells.poll.nudge)
     drivers = Drivers(on_change=bells.reconcile.ring, fence=at.fence)
     clusters = Clusters(
@@ -255,9 +250,9 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     relays = _relays(at, known_as)
     attempts = Attempts(relays, folder / "attempts.json", Seals(key), daemon=known_as, key=key)
     keys = signing.load_public(daemon.public_keys) if daemon.public_keys else ()
-    caps, claims = Caps(_limits(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
+    caps, claims = Caps(limits_of(daemon), clusters, backend.takes), Claims(api, on_open=bells.poll.ring)
     held = Held(api, claims, caps)
-    artifacts = Artifacts(api, page_address(daemon)) if daemon.page_port is not None else None
+    artifacts = Artifacts(api) if daemon.page_port is not None else None
     journeys = Journeys(
         slots=slots,
         caps=caps,
@@ -302,18 +297,6 @@ def _built(at: _Place, pool: Pool) -> _Parts:
     return parts
 
 
-def _limits(daemon: DaemonSettings) -> Limits:
-    """The pool's runs are the slots."""
-    told = {name: value for name, value in daemon.model_dump().items() if "cap_" in name and value is not None}
-    pool = {name.removeprefix("cap_"): value for name, value in told.items() if name.startswith("cap_")}
-    group = {name.removeprefix("group_cap_"): value for name, value in told.items() if name.startswith("group_cap_")}
-    return Limits(pool, group)
-
-
-def _teller(settings: Settings, api: Prefect) -> Teller:
-    return Teller(api, Again(api, settings.daemon.infrastructure_retries))
-
-
 def _relays(at: _Place, known_as: str) -> RelayControls:
     backend = at.backend
 
@@ -338,8 +321,8 @@ def _standing(parts: _Parts, pool: str, worker: str, daemon: DaemonSettings, hea
     )
 
 
-def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health: Health) -> Loops:
-    """Every loop of the daemon, by its name. None of them ends by itself."""
+def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health: Health, page: str | None) -> Loops:
+    """Every loop of the daemon, by its name. None of them ends by itself. `page` is the page's address."""
     daemon = settings.daemon
     rhythm = Rhythm(daemon.poll_interval_s, daemon.poll_ahead_s, daemon.claim_ahead_s, daemon.queues)
     poll = Poll(
@@ -403,8 +386,8 @@ def _loops(parts: _Parts, settings: Settings, api: Prefect, worker: str, health:
     }
     if every_s := parts.clusters.renew_every_s:
         loops["keep"] = keep(parts.clusters, every_s, health.loop("keep", limit_s=_STUCK_S + every_s))
-    if parts.artifacts is not None:
-        loops["artifacts"] = parts.artifacts.run(health.loop("artifacts", limit_s=_STUCK_S))
+    if parts.artifacts is not None and page is not None:
+        loops["artifacts"] = parts.artifacts.run(page, health.loop("artifacts", limit_s=_STUCK_S))
     if daemon.prewarm_s > 0:
         loops["prewarm"] = prewarm.run()
     if events is not None:

@@ -37,6 +37,10 @@ class Slots(Protocol):
     def held(self) -> frozenset[RunId]: ...
 
 
+class Timings(Protocol):
+    def told(self) -> list[Json]: ...
+
+
 class Scale(Protocol):
     def asked(self, name: ClusterName, group: str) -> int: ...
 
@@ -77,6 +81,10 @@ class Standing:
             "clusters": [self._cluster(one) for one in kept],
             "runs": list(self._runs(kept, held)),
         }
+
+    def paged(self, timings: Timings, ui: str | None) -> Callable[[], Json]:
+        """What the page asks for: the same, with `timings`, and with `ui`, where people see their runs, if that is known."""
+        return lambda: {**self.told(), "timings": timings.told(), "ui": ui}
 
     def _cluster(self, kept: Kept) -> Json:
         spec, view = kept.spec, self.drivers.view(kept.spec.name)

@@ -1,13 +1,12 @@
 """The table of all metrics, from the page that declares them: `python -m flowgroup.dev.metrics [--write docs/metrics.md]`."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from flowgroup import metrics
+from flowgroup.dev.made import give, plain
 
 _HEAD = """\
 # Metrics
@@ -48,7 +47,7 @@ def page() -> str:
     rows = [_row(room, metric) for room, metric in declared()]
     process = [family for family in metrics.SHARED.collect() if family.name.startswith("flowgroup_process_")]
     rows += [
-        f"| `{one.name}{_SUFFIX.get(one.type, '')}` | {one.type} | | daemon and relay | {_plain(one.documentation)} |"
+        f"| `{one.name}{_SUFFIX.get(one.type, '')}` | {one.type} | | daemon and relay | {plain(one.documentation)} |"
         for one in process
     ]
     return _HEAD + "\n".join([*rows, ""])
@@ -67,15 +66,8 @@ def _row(room: str, metric: MetricWrapperBase) -> str:
     family = _family(metric)
     labels = ", ".join(f"`{label}`" for label in labels_of(metric))
     name = f"{family.name}{_SUFFIX.get(family.type, '')}"
-    return f"| `{name}` | {family.type} | {labels} | {room} | {_plain(family.documentation)} |"
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").rstrip(".")
+    return f"| `{name}` | {family.type} | {labels} | {room} | {plain(family.documentation)} |"
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write"]:
-        Path(sys.argv[2]).write_text(page())
-    else:
-        sys.stdout.write(page())
+    give(page())

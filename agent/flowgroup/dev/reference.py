@@ -4,7 +4,6 @@ Every setting and every job variable, from the classes that check them: `python 
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import NoDecode
 
 from flowgroup import sections
+from flowgroup.dev.made import give, plain
 from flowgroup.model.variables import JobVariables, WorkerGroup
 
 _HEAD = """\
@@ -87,7 +87,7 @@ def _row(name: str, field: FieldInfo) -> str:
         f"`{name}`",
         kind,
         _TOLD_DEFAULTS.get(name) or _default(field),
-        _plain(field.description or field.title or ""),
+        plain(field.description or field.title or ""),
     )
     return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
@@ -128,12 +128,5 @@ def _default(field: FieldInfo) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else value}`"
 
 
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").rstrip(".")
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write"]:
-        Path(sys.argv[2]).write_text(page())
-    else:
-        sys.stdout.write(page())
+    give(page())

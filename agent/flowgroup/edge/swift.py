@@ -111,7 +111,9 @@ def _address(request: httpx.Request) -> URL:
     target = request.extensions.get(TARGET)
     if target is None:
         return URL(str(request.url), encoded=True)
-    return URL(f"{request.url.scheme}://{request.url.netloc.decode()}{target.decode()}", encoded=True)
+    url = request.url
+    authority = b"@".join(part for part in (url.userinfo, url.netloc) if part)
+    return URL(f"{url.scheme}://{authority.decode()}{target.decode()}", encoded=True)
 
 
 class _Stream(httpx.AsyncByteStream):

@@ -23,12 +23,15 @@ _LEAST = 16
 
 
 @asynccontextmanager
-async def served(settings: DaemonSettings, folder: Path, told: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
+async def served(
+    settings: DaemonSettings, folder: Path, told: Callable[[], dict[str, Any]]
+) -> AsyncIterator[str | None]:
     """
-    Serve the page during the block, if it is asked for. Raises Refused when its port is taken or its token is no good.
+    Serve the page during the block, if it is asked for: the address at which people find it, for links. Raises Refused when
+    its port is taken or its token is no good.
     """
     if settings.page_port is None:
-        yield
+        yield None
         return
     file = settings.page_token_file or folder / TOKEN_FILE
     token = _token(file, is_ours=settings.page_token_file is None)
@@ -40,16 +43,11 @@ async def served(settings: DaemonSettings, folder: Path, told: Callable[[], dict
     serving = asyncio.create_task(server.serve([listener]), name="page")
     log.get().info("page_served", at=_address(listener), token_file=str(file))
     try:
-        yield
+        yield settings.page_url or _address(listener)
     finally:
         server.should_exit = True
         await serving
         listener.close()
-
-
-def page_address(settings: DaemonSettings) -> str:
-    """Where people find the page."""
-    return settings.page_url or f"http://{settings.page_host}:{settings.page_port}"
 
 
 def _config(page: Any) -> uvicorn.Config:
