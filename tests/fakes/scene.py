@@ -140,7 +140,7 @@ class Scene:
         parts = life.parts = main._built(main._Place(settings, api, hand, life.home / "pool", Fence()), pool)  # type: ignore[arg-type]
         await clusters_there(parts.clusters)
         async with parts.drivers.serve(self.backend.listen, parts.clusters.secret_of):
-            await until_stopped(asyncio.Event(), main._loops(parts, settings, api, "agent", Health()))
+            await until_stopped(asyncio.Event(), main._loops(parts, settings, api, "agent", Health(), page=None))
 
     # What a child does
 
