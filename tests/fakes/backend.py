@@ -20,6 +20,7 @@ from flowgroup.model.orders import (
     Exit,
     Forget,
     Hello,
+    Losses,
     Order,
     Remark,
     Shutdown,
@@ -118,7 +119,7 @@ class FakeDriver:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self.interval_s)
 
-    def _hear(self, frame: Order | Cancel | Suspend | Forget | Shutdown) -> None:
+    def _hear(self, frame: Order | Cancel | Suspend | Forget | Losses | Shutdown) -> None:
         match frame:
             case Order() if not self.is_deaf:
                 self._begin(frame)

@@ -43,7 +43,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 class _Moment(datetime):
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> Self:  # type: ignore[override]
+    def now(cls, tz: tzinfo | None = None) -> Self:
         return now()  # type: ignore[return-value]
 
 

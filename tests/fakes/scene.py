@@ -137,7 +137,7 @@ class Scene:
         api = Prefect(MemoryWire(self.fake, life.reach), "pool")  # type: ignore[arg-type]
         pool = Pool(self.fake.pools["pool"]["id"], "pool", {})
         hand = BackendHand(self.backend, life.reach)
-        parts = life.parts = main._built(main._Place(settings, api, hand, life.home / "pool", Fence()), pool)  # type: ignore[arg-type]
+        parts = life.parts = main._built(main._Place(settings, api, hand, life.home / "pool", Fence()), pool)
         await clusters_there(parts.clusters)
         async with parts.drivers.serve(self.backend.listen, parts.clusters.secret_of):
             await until_stopped(asyncio.Event(), main._loops(parts, settings, api, "agent", Health(), page=None))
@@ -240,6 +240,6 @@ def mortal() -> Iterator[None]:
     with (
         mock.patch.object(points, "at", _at),
         mock.patch.object(main, "_relays", _relays),
-        mock.patch("flowgroup.log.get", lambda: quiet(None, [], {})),
+        mock.patch("flowgroup.log.get", lambda: quiet(None, [], {})),  # type: ignore[call-arg]  # its type hides how it is made
     ):
         yield

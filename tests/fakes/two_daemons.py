@@ -252,7 +252,7 @@ class World:
 @contextlib.asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
     """Two daemons of which one leads. What must hold is judged at the end."""
-    asyncio.get_running_loop().set_task_factory(processes)
+    asyncio.get_running_loop().set_task_factory(processes)  # type: ignore[arg-type]  # coroutines alone
     made = World(folder)
     async with made.relay.serve(folder / "relay.sock"):
         watching = asyncio.create_task(made.watch())
