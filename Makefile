@@ -10,7 +10,7 @@ AUDIT := .venv-audit/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage profile sbom audit lock image chart docs site cli clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage soak profile sbom audit lock image chart docs site cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -48,6 +48,9 @@ $(PEER): requirements/peer.lock | setup
 
 outage: setup  ## runs through every fault of the API and kills of the relay, for three quarters of an hour: docs/outage.md; some of it by CASES="500 relay*"
 	@$(BIN)/python -m flowgroup.dev.outage $(CASES)
+
+soak: setup  ## half an hour of everything, and whether anything of ours grows: docs/soak.md; shorter by MINUTES=5
+	@$(BIN)/python -m flowgroup.dev.soak $(MINUTES)
 
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile

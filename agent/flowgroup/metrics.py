@@ -6,6 +6,7 @@ would stand there as 0 for ever. No label has an id or another value that comes 
 values are few (`daemon/costs.py`).
 """
 
+import asyncio
 import platform
 import sys
 from http import HTTPStatus
@@ -58,6 +59,17 @@ STORE_SECONDS = Histogram(
     "flowgroup_store_request_seconds", "How long these took", ["operation"], buckets=_CALL, registry=SHARED
 )
 ProcessCollector(namespace="flowgroup", registry=SHARED)
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # whoever asks is no event loop
+        return 0
+
+
+TASKS = Gauge("flowgroup_tasks", "asyncio tasks of the process", registry=SHARED)
+TASKS.set_function(_tasks)
 
 # A run's line.
 LEADING = Gauge("flowgroup_leading", "1 while this daemon serves the pool, 0 while it stands by", registry=DAEMON)

@@ -73,7 +73,7 @@ class FakeDriver:
         try:
             while self.is_alive:
                 with contextlib.suppress(OSError, EOFError):
-                    reader, writer = await asyncio.open_unix_connection(str(self.socket))
+                    reader, writer = await self.dial()
                     self._writer = writer
                     await self._talk(reader, writer, began)
                 await asyncio.sleep(self.again_s)
@@ -84,6 +84,9 @@ class FakeDriver:
             await asyncio.gather(*self._children.values(), return_exceptions=True)
             if self._writer:
                 self._writer.close()
+
+    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(self.socket))
 
     def hang_up(self) -> None:
         """Lose the connection; the driver dials again."""

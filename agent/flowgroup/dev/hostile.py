@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flowgroup.dev.attacks import ATTACKS, Target
 from flowgroup.dev.proc import usage
+from flowgroup.dev.server import free_port
 from flowgroup.model.proofs import new_token
 
 _CONTROL_KEY = "control-key-of-a-bench"
@@ -137,7 +137,7 @@ class Stage:
 @contextlib.asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
     """Everything runs; it is stopped at the end."""
-    api_port, port = _free_port(), _free_port()
+    api_port, port = free_port(), free_port()
     with _process(*_python("api", str(api_port))), _relay(api_port, port) as relay:
         made = Stage(relay, port)
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {_CONTROL_KEY}"}, trust_env=False) as daemon:
@@ -185,11 +185,6 @@ def _process(*command: str, said: bytes = b"") -> Iterator[subprocess.Popen[byte
 
 def _python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flowgroup.dev.hostile", *arguments]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
 
 
 # An API that takes everything

@@ -41,7 +41,7 @@ def start_prefect_server(
     if cache:
         take_empty(cache, database)
     is_fresh = not database.exists()
-    url = f"http://{host}:{_free_port(port)}/api"
+    url = f"http://{host}:{free_port(port)}/api"
     listens = host if host == _LOOPBACK else "0.0.0.0"  # noqa: S104
     arguments = ("--host", listens, "--port", url.removesuffix("/api").rsplit(":", 1)[1])
     command = python("flowgroup.dev.steady", LOCK_FIRST) if for_measuring else python("prefect", "server", "start")
@@ -102,7 +102,7 @@ def _wait(url: str, running: Running, log: Path) -> None:
     raise Permanent(f"the Prefect server did not start. Is flowgroup[server] installed? Its last lines:\n{last}")
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int = 0) -> int:
     """The wanted port, or any for 0. Raises Refused when somebody listens there."""
     with socket.socket() as probe:
         probe.setsockopt(

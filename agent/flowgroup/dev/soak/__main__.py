@@ -1,0 +1,153 @@
+"""`python -m flowgroup.dev.soak [MINUTES]`: writes `docs/soak.md`, and ends with 1 when something grows or a run is missed."""
+
+import argparse
+import os
+import platform
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from flowgroup.dev import proc, service
+from flowgroup.dev.bench.cases.costs import announced_pid, cluster_at
+from flowgroup.dev.bench.sides import Bench, measuring, say
+from flowgroup.dev.minder import end_pool, sweep
+from flowgroup.dev.server import free_port
+from flowgroup.dev.soak.load import Load
+from flowgroup.dev.soak.slopes import KINDS, Growth, Sample, growing, grown
+from flowgroup.edge.processes import end_now, running
+from flowgroup.errors import FlowgroupError
+
+_PREFIX, _POOL, _PAGE = "flowgroup-soak-", "soak", Path("docs/soak.md")
+_WARM_S, _LOOK_S, _GRACE_S = 240.0, 10.0, 10.0
+_IDLE_S = 90
+Series = dict[str, list[Sample]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flowgroup.dev.soak")
+    parser.add_argument("minutes", nargs="?", type=float, default=30.0, help="after four to get warm (%(default)s)")
+    span_s = 60 * parser.parse_args(argv).minutes
+    service.ends_like_ctrl_c()
+    sweep(_PREFIX)
+    with measuring(_PREFIX) as bench:
+        series, load, troubles = _soaked(bench, span_s)
+        troubles += load.judge()
+    seen = {name: grown(samples) for name, samples in series.items()}
+    troubles += [f"{what} of the {name} grow" for name, found in seen.items() for what in growing(found)]
+    counts = {flow: len(asked) for flow, asked in load.asked.items()}
+    _PAGE.write_text(page(seen, counts, span_s, troubles))
+    say(f"{sum(counts.values())} runs; {'; '.join(troubles) or 'nothing grows'}; {_PAGE}")
+    return int(bool(troubles))
+
+
+def _soaked(bench: Bench, span_s: float) -> tuple[Series, Load, list[str]]:
+    ports = {"daemon": free_port(), "relay": free_port()}
+    env = {
+        "FLOWGROUP_HEALTH_PORT": str(ports["daemon"]),
+        "FLOWGROUP_RELAY_METRICS_PORT": str(ports["relay"]),
+        "FLOWGROUP_IDLE_TIMEOUT_S": str(_IDLE_S),
+    }
+    folder = bench.mind.folder / _POOL
+    daemon = service.start_daemon(bench.mind, bench.url, pool=_POOL, log=bench.mind.folder / "daemon.log", env=env)
+    process = running(daemon.pid)
+    try:
+        load = Load(bench, _POOL)
+        first = {name: announced_pid(folder / f"{name}.json") for name in ports}
+        series: Series = {}
+        over = threading.Event()
+        looking = threading.Thread(target=_look, args=(folder, ports, time.monotonic() + _WARM_S, series, over))
+        looking.start()
+        try:
+            _go(load, _WARM_S + span_s)
+        finally:
+            over.set()
+            looking.join()
+        load.end()
+        ended = [
+            f"the {name} has ended" for name, pid in first.items() if announced_pid(folder / f"{name}.json") != pid
+        ]
+        return series, load, ended
+    finally:
+        end_now([process], grace_s=_GRACE_S)
+        end_pool(folder)
+
+
+def _go(load: Load, span_s: float) -> None:
+    began, said = time.monotonic(), 0.0
+    while (gone_s := time.monotonic() - began) < span_s:
+        load.step()
+        if gone_s - said >= 60:  # noqa: PLR2004  a minute
+            said = gone_s
+            say(f"{gone_s / 60:.0f} min, {sum(map(len, load.asked.values()))} runs")
+        time.sleep(0.05)
+
+
+def _look(folder: Path, ports: Mapping[str, int], from_s: float, into: Series, over: threading.Event) -> None:
+    """Every ten seconds from then on, in a thread: what asks for runs may have to wait."""
+    while not over.wait(_LOOK_S):
+        if time.monotonic() < from_s:
+            continue
+        for name, pid in _processes(folder, ports).items():
+            with suppress(OSError):  # it has ended between two looks
+                into.setdefault(name, []).append(_sample(pid, time.monotonic() - from_s, ports.get(name)))
+
+
+def _processes(folder: Path, ports: Mapping[str, int]) -> dict[str, int]:
+    """The daemon, the relay, and the drivers of the groups that keep their cluster."""
+    found = {name: announced_pid(folder / f"{name}.json") for name in ports}
+    for flow in ("speaks", "maps"):
+        with suppress(FlowgroupError):
+            found[f"driver of {flow}"] = cluster_at(folder, flow)["driver"]
+    return found
+
+
+def _sample(pid: int, at_s: float, port: int | None) -> Sample:
+    place = Path(f"/proc/{pid}")
+    tasks = _tasks(port) if port else None
+    used = proc.usage(pid)
+    return Sample(
+        at_s, used.rss_bytes, len(list((place / "fd").iterdir())), len(list((place / "task").iterdir())), tasks
+    )
+
+
+def _tasks(port: int) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return int(float(next(line.split()[1] for line in lines if line.startswith("flowgroup_tasks "))))
+
+
+def page(
+    seen: Mapping[str, Mapping[str, Growth]], counts: Mapping[str, int], span_s: float, troubles: Sequence[str]
+) -> str:
+    """The whole file."""
+    rows = [
+        f"| {name} | {kind.name} | {one.first:.1f} | {one.last:.1f} | {one.slope_per_h:+.2f} | {one.grown:+.2f} |"
+        for name, found in seen.items()
+        for kind in KINDS
+        if (one := found.get(kind.name))
+    ]
+    asked = ", ".join(f"{count} of `{flow}`" for flow, count in counts.items())
+    parts = [
+        "# Soak, measured",
+        f"Written by `make soak` on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores, Prefect {version('prefect')} with "
+        f"SQLite, Python {platform.python_version()}. {span_s / 60:.0f} minutes after {_WARM_S / 60:.0f} to get warm, a look "
+        f"every {_LOOK_S:.0f} s. Runs: {asked}. `speaks` says ten lines and has ten tasks, `maps` has fifty on a Dask worker, "
+        "`sleeps` is cancelled while it runs, and `empty` gets a new generation, and with it a new cluster, every three "
+        f"minutes; idle clusters go after {_IDLE_S} s.",
+        "*First* and *last* are the medians of the first and of the last quarter. The slope is the median of all between "
+        "two looks. To be reached: memory grows by less than 1 % over the span; files, threads and asyncio tasks by less than "
+        "one; nothing ends; every run has the end that it was to have.",
+        "| process | what | first | last | slope an hour | over the span |\n|---|---|---:|---:|---:|---:|\n"
+        + "\n".join(rows),
+        "## What is missed\n\n" + ("\n".join(f"- {one}." for one in troubles) or "Nothing, this time."),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    service.as_command(main)
