@@ -10,7 +10,7 @@ AUDIT := .venv-audit/ready
 JOBS ?= 2
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage soak profile sbom audit lock image chart docs site cli clean
+.PHONY: setup demo dev test chaos e2e test-stock check format bench bench-kubernetes outage soak scale profile sbom audit lock image chart docs site cli clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)  ## the environment with the flowgroup command in .venv
@@ -51,6 +51,9 @@ outage: setup  ## runs through every fault of the API and kills of the relay, fo
 
 soak: setup  ## half an hour of everything, and whether anything of ours grows: docs/soak.md; shorter by MINUTES=5
 	@$(BIN)/python -m flowgroup.dev.soak $(MINUTES)
+
+scale: setup  ## a thousand clusters and ten thousand flow groups on the pretended nodes of $$KUBECONFIG: docs/scale.md
+	@$(BIN)/python -m tests.scale $(ARGS)
 
 profile: setup  ## where each millisecond of a warm run and of a task goes: docs/profile
 	@$(BIN)/python -m flowgroup.dev.profile

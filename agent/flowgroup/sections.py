@@ -113,6 +113,10 @@ class DaemonSettings(Section):
     page_token_file: Path | None = Field(
         default=None, description="a file with what opens the page; one is made in the pool's folder if it is not said"
     )
+    dashboards: bool = Field(
+        default=False,
+        description="Dask's dashboard of each cluster with workers, through the page; needs bokeh where schedulers run",
+    )
     metrics_flow_groups: int = Field(
         default=50, ge=0, description="how many flow groups have series of their own in metrics: those that cost most"
     )
@@ -283,7 +287,6 @@ class KubernetesSettings(Section):
     listen_port: int = Field(default=8443, ge=0, le=65535, description="where the daemon listens for drivers")
     tls_cert: Path | None = Field(default=None, description="the daemon's certificate for that port (PEM, the chain)")
     tls_key: Path | None = Field(default=None, description="its key (PEM)")
-    dashboard: bool = Field(default=False, description="Dask's dashboard on port 8787 of each cluster's scheduler")
     network_policy: bool = Field(default=True, description="a NetworkPolicy around each cluster")
     operator_namespace: str | None = Field(
         default=None, description="the Dask operator's namespace, if it shall reach schedulers"

@@ -44,7 +44,7 @@ def start(flags: Mapping[str, Any]) -> int:
 def _backend(settings: Settings, folder: Path, fence: Fence) -> Backend:
     if settings.daemon.backend == "kubernetes":
         return _kubernetes(settings, fence)
-    return Local(folder, settings.prefect, settings.driver)
+    return Local(folder, settings.prefect, settings.driver, settings.daemon.dashboards)
 
 
 def _kubernetes(settings: Settings, fence: Fence) -> Backend:

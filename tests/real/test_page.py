@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 
 from tests.real.browsing import Browser, chromium
@@ -20,7 +21,9 @@ def paged(prefect_api: str) -> Iterator[Stack]:
     """A daemon with a page."""
     with (
         TemporaryDirectory(prefix="fg-", ignore_cleanup_errors=True) as folder,
-        stack(prefect_api, Path(folder), "paged", env={"FLOWGROUP_PAGE_PORT": "0"}) as made,
+        stack(
+            prefect_api, Path(folder), "paged", env={"FLOWGROUP_PAGE_PORT": "0", "FLOWGROUP_DASHBOARDS": "true"}
+        ) as made,
     ):
         yield made
 
@@ -74,6 +77,30 @@ def _artifacts(paged: Stack, run: str) -> list[dict[str, Any]]:
     body = {"artifacts": {"flow_run_id": {"any_": [run]}, "type": {"any_": ["markdown"]}}}
     found: list[dict[str, Any]] = paged.api.post("/artifacts/filter", json=body).json()
     return found
+
+
+def test_the_dashboard_of_a_cluster_moves_and_may_do_nothing_to_the_page(browser: Browser, paged: Stack) -> None:
+    deployment = paged.deploy("lab.py:lab", "seen", "--workers", "1")
+    gate = paged.home / "another-gate"
+    run = paged.start(deployment, what="waits_for", with_={"file": str(gate)})
+    paged.wait(run, "Running")
+    browser.shows("/", "dashboard")
+    chrome = browser.driver
+    [link, *_] = chrome.find_elements(By.LINK_TEXT, "dashboard")
+    path = str(link.get_attribute("href")).removeprefix(browser.base)
+    browser.shows(path, "Processing", "Data Transfer")
+    drawn = "return Bokeh.documents.length && Bokeh.documents[0].roots().length"
+    wait_for(lambda: chrome.execute_script(drawn), "Bokeh draws what its websocket told")
+    assert chrome.execute_script("return origin") == "null"
+    with pytest.raises(WebDriverException, match="sandboxed"):
+        chrome.execute_script("return document.cookie")
+    read = "const done = arguments[0]; fetch('/status.json').then(one => one.text()).then(done, one => done('' + one))"
+    assert "Failed to fetch" in chrome.execute_async_script(read)
+    asked = chrome.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
+    assert asked and all(one.startswith((browser.base, browser.base.replace("http", "ws"))) for one in asked), asked
+    browser.shows(path.replace("/status", "/workers"), "Workers", "worker-0")
+    gate.touch()
+    assert paged.wait(run)["state_name"] == "Completed"
 
 
 def test_it_fits_a_phone_and_asks_nobody_else(browser: Browser) -> None:

@@ -38,6 +38,7 @@ from flowgroup.daemon.lead import FileSeat, Seat
 from flowgroup.daemon.listen import listen
 from flowgroup.daemon.losses import Answers
 from flowgroup.daemon.owner import folder_of, mark_of
+from flowgroup.daemon.page.dashboards import Dashboards
 from flowgroup.daemon.page.serving import served
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
@@ -70,7 +71,7 @@ from flowgroup.errors import Refused
 from flowgroup.health import Health, serve
 from flowgroup.metrics import CLUSTERS, LEADING, LOOP_BLOCKED, LOOP_LAG, RUNS_HELD, WORKERS
 from flowgroup.model.endpoint import Endpoint, Listen
-from flowgroup.model.ids import RelayName, digest
+from flowgroup.model.ids import ClusterName, RelayName, digest
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import DaemonSettings, Settings, ui_of
 from flowgroup.watchdog import Seen, watched
@@ -96,6 +97,10 @@ class Backend(clusters_room.Backend, scale_room.Backend, losses_room.Backend, as
 
     def gpus(self, spec: ClusterSpec) -> dict[str, int]:
         """How many GPUs each worker of a group holds, by the group's name; as far as the backend shares them out."""
+        ...
+
+    def dashboard(self, name: ClusterName) -> str | None:
+        """Where the cluster's scheduler serves Dask's dashboard, `http://host:port`; None where it has none."""
         ...
 
     async def relay(self, name: RelayName) -> Endpoint:
@@ -199,8 +204,9 @@ async def _lead(at: _Place, health: Health, port: int, stop: asyncio.Event) -> N
     ):
         standing = _standing(parts, pool.name, worker, daemon, health)
         health.pages["/flowgroup/status"] = standing.told
-        told = standing.paged(parts.journeys.timings, ui_of(at.settings.prefect))
-        async with served(daemon, at.folder, told) as page:
+        dashboards = Dashboards(at.backend.relay_key, at.backend.dashboard) if daemon.dashboards else None
+        told = standing.paged(parts.journeys.timings, ui_of(at.settings.prefect), dashboards)
+        async with served(daemon, at.folder, told, dashboards) as page:
             with announced(at.folder / "daemon.json", port):
                 log.get().info("daemon_started", pool=pool.name, worker=worker, folder=str(at.folder), health_port=port)
                 with watched(asyncio.get_running_loop(), Seen(LOOP_LAG.observe, LOOP_BLOCKED.inc)):

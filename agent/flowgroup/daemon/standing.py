@@ -41,6 +41,10 @@ class Timings(Protocol):
     def told(self) -> list[Json]: ...
 
 
+class Dashboards(Protocol):
+    def link(self, cluster: ClusterName) -> str | None: ...
+
+
 class Scale(Protocol):
     def asked(self, name: ClusterName, group: str) -> int: ...
 
@@ -82,9 +86,18 @@ class Standing:
             "runs": list(self._runs(kept, held)),
         }
 
-    def paged(self, timings: Timings, ui: str | None) -> Callable[[], Json]:
-        """What the page asks for: the same, with `timings`, and with `ui`, where people see their runs, if that is known."""
-        return lambda: {**self.told(), "timings": timings.told(), "ui": ui}
+    def paged(self, timings: Timings, ui: str | None, dashboards: Dashboards | None = None) -> Callable[[], Json]:
+        """
+        What the page asks for: the same, with `timings`, with `ui`, where people see their runs, if that is known, and with
+        `dashboards`, the paths of Dask's dashboards by cluster.
+        """
+
+        def told() -> Json:
+            kept = [one.spec for one in self.clusters.kept()]
+            links = {spec.name: dashboards.link(spec.name) for spec in kept if dashboards and spec.has_workers}
+            return {**self.told(), "timings": timings.told(), "ui": ui, "dashboards": links}
+
+        return told
 
     def _cluster(self, kept: Kept) -> Json:
         spec, view = kept.spec, self.drivers.view(kept.spec.name)

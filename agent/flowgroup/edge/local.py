@@ -24,6 +24,7 @@ from flowgroup.edge.processes import Running, end, is_alive, python, spawn, stra
 from flowgroup.errors import Permanent, Refused, Transient
 from flowgroup.model.causes import said
 from flowgroup.model.clusters import Ask, Fate, Found, Takes
+from flowgroup.model.dashboards import path
 from flowgroup.model.endpoint import Endpoint, Listen
 from flowgroup.model.ids import FIRST_RELAY, ClusterName, RelayName
 from flowgroup.model.orders import Remark
@@ -50,6 +51,7 @@ class Local:
     folder: Path
     prefect: PrefectSettings
     driver: DriverSettings = field(default_factory=DriverSettings)
+    has_dashboards: bool = False
     python: str = ".".join(platform.python_version_tuple()[:2])
     relay_key: str = ""
     renew_every_s: float | None = None
@@ -223,6 +225,12 @@ class Local:
             await asyncio.sleep(0.02)
         return Endpoint.at(socket)
 
+    def dashboard(self, name: ClusterName) -> str | None:
+        """What its scheduler says in the file that workers find it by."""
+        services = _json(self._clusters / name / "scheduler.json").get("services")
+        port = services.get("dashboard") if isinstance(services, dict) else None
+        return f"http://127.0.0.1:{port}" if self.has_dashboards and isinstance(port, int) else None
+
     async def end_relay(self) -> None:
         """Stop the relay: only when nothing is to be left behind (`flowgroup dev`)."""
         running = _running(_json(self.folder / "relay.json"))
@@ -265,7 +273,10 @@ class Local:
         return started
 
     def _scheduler(self, place: Path, spec: ClusterSpec) -> list[str]:
-        host = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        host = ["--host", "127.0.0.1", "--port", "0"]
+        seen_at = path(self.relay_key, spec.name)
+        seen = ["--dashboard-address", "127.0.0.1:0", "--dashboard-prefix", seen_at]
+        host += seen if self.has_dashboards else ["--no-dashboard"]
         file = ["--scheduler-file", str(place / "scheduler.json")]
         written, idle_s = str(place / "levels"), self.driver.scale_idle_s
         scales = scaling(spec, _prefix, at="127.0.0.1:0", idle_s=idle_s, written=written)

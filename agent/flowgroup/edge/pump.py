@@ -70,15 +70,30 @@ async def upstream(
     """
     kept = [(name, value) for name, value in headers if name.lower().encode() not in _OWN_HEADERS]
     agent = next((value for name, value in headers if name.lower() == "user-agent"), None)
-    options: dict[str, Any] = {
-        "additional_headers": kept,
-        "user_agent_header": agent,
+    options = {"additional_headers": kept, "user_agent_header": agent, **_options(subprotocols, hold_s)}
+    async with _open(_opening(url, at, verify, options)) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def near(url: str, *, subprotocols: list[str], hold_s: float) -> AsyncIterator[ClientConnection]:
+    """A websocket to what no proxy is to stand before, with no header of anybody's. Raises as `upstream`."""
+    async with _open(connect(url, proxy=None, **_options(subprotocols, hold_s))) as connection:
+        yield connection
+
+
+def _options(subprotocols: list[str], hold_s: float) -> dict[str, Any]:
+    return {
         "subprotocols": [Subprotocol(name) for name in subprotocols] or None,
         "max_size": MAX_FRAME_BYTES,
         "open_timeout": hold_s,
         "close_timeout": 2.0,
     }
-    connection = await _opened(_opening(url, at, verify, options))
+
+
+@asynccontextmanager
+async def _open(opening: connect) -> AsyncIterator[ClientConnection]:
+    connection = await _opened(opening)
     try:
         yield connection
     finally:

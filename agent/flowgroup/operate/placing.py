@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flowgroup import signing
@@ -12,12 +13,14 @@ from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.edge.kubernetes.takes import takes
 from flowgroup.errors import Refused
 from flowgroup.model.clusters import Takes
+from flowgroup.model.dashboards import path
 from flowgroup.model.ids import FIRST_RELAY, RelayName
 from flowgroup.model.spec import ClusterSpec
 from flowgroup.operate.place import Place
 from flowgroup.settings import Settings, environment_for_pods
 
 _NOWHERE = "tls://daemon.invalid:8443"
+_NO_KEY = "nobody's"
 _NO_RELAY = "https://relay.invalid:4280"
 
 
@@ -51,6 +54,7 @@ def ground_of(settings: Settings, pool: str) -> Ground:
         sizes=Sizes.read(own.sizes),
         driver_env=environment_for_pods(settings.driver),
         scale_idle_s=settings.driver.scale_idle_s,
+        dashboard=partial(path, _NO_KEY) if settings.daemon.dashboards else None,
     )
 
 

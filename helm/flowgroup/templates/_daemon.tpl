@@ -82,7 +82,7 @@
   value: /etc/flowgroup/sizes/sizes.json
 - name: FLOWGROUP_KUBERNETES_NETWORK_POLICY
   value: {{ $values.jobs.networkPolicy | quote }}
-- name: FLOWGROUP_KUBERNETES_DASHBOARD
+- name: FLOWGROUP_DASHBOARDS
   value: {{ $values.jobs.dashboard | quote }}
 {{- with $values.jobs.operatorNamespace }}
 - name: FLOWGROUP_KUBERNETES_OPERATOR_NAMESPACE

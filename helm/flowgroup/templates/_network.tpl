@@ -4,6 +4,12 @@ app.kubernetes.io/managed-by: flowgroup
 flowgroup.dev/role: driver
 {{- end -}}
 
+{{/* The labels of schedulers' pods: ours, which the operator copies. */}}
+{{- define "flowgroup.schedulerLabels" -}}
+app.kubernetes.io/managed-by: flowgroup
+flowgroup.dev/role: scheduler
+{{- end -}}
+
 {{- define "flowgroup.dnsRule" -}}
 # A cluster's DNS server may listen on 5353 behind its Service's 53.
 - ports:

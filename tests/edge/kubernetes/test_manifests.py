@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,7 +29,13 @@ SIZES = Sizes(
 Json = dict[str, Any]
 
 
-def ground(*, sizes: Sizes = SIZES, env: dict[str, str] | None = None, **settings: Any) -> Ground:
+def ground(
+    *,
+    sizes: Sizes = SIZES,
+    env: dict[str, str] | None = None,
+    dashboard: Callable[[str], str] | None = None,
+    **settings: Any,
+) -> Ground:
     said = {
         "image": "runtime:1",
         "daemon_address": "tls://daemon.fg.svc:8443",
@@ -36,7 +43,7 @@ def ground(*, sizes: Sizes = SIZES, env: dict[str, str] | None = None, **setting
         "ca_config_map": "flowgroup-ca",
         "service_account": "nobody",
     }
-    return Ground("My pool", "jobs", KubernetesSettings(**{**said, **settings}), sizes, env or {})
+    return Ground("My pool", "jobs", KubernetesSettings(**{**said, **settings}), sizes, env or {}, dashboard=dashboard)
 
 
 def spec(**fields: Any) -> ClusterSpec:
@@ -188,8 +195,22 @@ def test_workers_are_one_process_a_pod_and_named_by_the_operator() -> None:
 def test_the_dashboard_is_there_only_if_asked_for() -> None:
     scheduler = pods(WHOLE)["scheduler"]["containers"][0]["command"]
     assert "--no-dashboard" in scheduler
-    asked = pods(WHOLE, ground(dashboard=True))["scheduler"]["containers"][0]["command"]
-    assert asked[-2:] == ["--dashboard-address", ":8787"]
+    seen = ground(dashboard="/dashboards/{}/word".format)
+    asked = pods(WHOLE, seen)["scheduler"]["containers"][0]["command"]
+    assert asked[-4:] == ["--dashboard-address", ":8787", "--dashboard-prefix", f"/dashboards/{WHOLE.name}/word"]
+    policy = made(WHOLE, seen)[f"NetworkPolicy/{WHOLE.name}-dashboard"]["spec"]
+    assert policy["podSelector"]["matchLabels"]["dask.org/component"] == "scheduler"
+    assert policy["ingress"] == [{"from": [in_namespace("fg")], "ports": [{"port": 8787, "protocol": "TCP"}]}]
+
+
+@pytest.mark.parametrize("address", ["tls://daemon.example.com:8443", "tls://daemon.fg.svc:8443"])
+def test_nobody_is_let_in_to_a_dashboard_that_is_not_there_or_by_a_daemon_that_cannot_be_named(address: str) -> None:
+    dashboard = "/dashboards/{}/word".format if "example" in address else None
+    assert not [
+        name for name in made(WHOLE, ground(daemon_address=address, dashboard=dashboard)) if "dashboard" in name
+    ]
+    alone = WHOLE.model_copy(update={"workers": 0, "worker_groups": ()})
+    assert not [name for name in made(alone, ground(dashboard="/{}".format)) if name.endswith("-dashboard")]
 
 
 def test_without_workers_the_scheduler_is_a_process_that_does_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 Json = dict[str, Any]
 COOKIE = "flowgroup_page"
@@ -27,8 +27,12 @@ _SAFE = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def app(told: Callable[[], Json], token: str) -> Starlette:
-    """`told` is what `/status.json` answers. Who has not shown the token gets the form that asks for it, and nothing else."""
+def app(told: Callable[[], Json], token: str, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """
+    `told` is what `/status.json` answers. Who has not shown the token gets the form that asks for it, and nothing else.
+
+    `more` is served beside, and minds by itself who sees it.
+    """
     shown = shown_by(token)
 
     def behind(endpoint: Callable[[Request], Response]) -> Endpoint:
@@ -57,6 +61,7 @@ def app(told: Callable[[], Json], token: str) -> Starlette:
             Route("/status.json", behind(lambda _: JSONResponse(told()))),
             Route("/login", login, methods=["POST"]),
             *(Route(path, static) for path in _STATIC),
+            *more,
         ]
     )
 

@@ -41,6 +41,14 @@ function workers(cluster) {
   return cluster.groups.map((one) => `${one.group} ${one.there ?? "?"}/${one.wanted}`).join(", ") || "none";
 }
 
+function seen(told, cluster, text) {
+  const path = told.dashboards[cluster.name];
+  if (!path) return made("span", text);
+  const whole = made("span", `${text}, `);
+  whole.append(made("a", "dashboard", { href: path, rel: "noreferrer", target: "_blank" }));
+  return whole;
+}
+
 function clusters(told) {
   const running = (name) => told.runs.filter((run) => run.cluster === name).length;
   const rows = told.clusters.map((one) => {
@@ -48,7 +56,7 @@ function clusters(told) {
     return [
       linked(told, `flows/flow/${one.flow_id}`, one.flow),
       made("span", `${one.name} (${one.ready ? "ready" : "not ready"})`),
-      made("span", workers(one)),
+      seen(told, one, workers(one)),
       made("span", String(running(one.name))),
       state,
     ];

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import uvicorn
 
 from flowgroup import log
 from flowgroup.daemon.page.app import app
+from flowgroup.daemon.page.dashboards import Dashboards
 from flowgroup.edge.embedded import Embedded
 from flowgroup.edge.files import read_text, write_atomically
 from flowgroup.edge.lines import tcp
@@ -24,7 +25,10 @@ _LEAST = 16
 
 @asynccontextmanager
 async def served(
-    settings: DaemonSettings, folder: Path, told: Callable[[], dict[str, Any]]
+    settings: DaemonSettings,
+    folder: Path,
+    told: Callable[[], dict[str, Any]],
+    dashboards: Dashboards | None = None,
 ) -> AsyncIterator[str | None]:
     """
     Serve the page during the block, if it is asked for: the address at which people find it, for links. Raises Refused when
@@ -39,11 +43,12 @@ async def served(
         listener = tcp(settings.page_host, settings.page_port)
     except Refused as exc:
         raise Refused(f"{exc} (FLOWGROUP_PAGE_HOST, FLOWGROUP_PAGE_PORT)") from exc
-    server = Embedded(_config(app(told, token)))
+    server = Embedded(_config(app(told, token, dashboards.routes if dashboards else ())))
     serving = asyncio.create_task(server.serve([listener]), name="page")
     log.get().info("page_served", at=_address(listener), token_file=str(file))
     try:
-        yield settings.page_url or _address(listener)
+        async with dashboards.open() if dashboards else nullcontext():
+            yield settings.page_url or _address(listener)
     finally:
         server.should_exit = True
         await serving

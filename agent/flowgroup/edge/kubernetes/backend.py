@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flowgroup import log
@@ -38,13 +39,15 @@ from flowgroup.edge.kubernetes.names import (
     Ground,
     driver_pod,
     of_pool,
+    scheduler,
 )
-from flowgroup.edge.kubernetes.pods import SPEC_KEY
+from flowgroup.edge.kubernetes.pods import DASHBOARD_PORT, SPEC_KEY
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
 from flowgroup.edge.kubernetes.takes import takes
 from flowgroup.errors import FlowgroupError, Permanent, Refused, Transient
+from flowgroup.model import dashboards
 from flowgroup.model.causes import said
 from flowgroup.model.clusters import Ask, Fate, Found, Takes
 from flowgroup.model.endpoint import Endpoint, Listen, TlsPort
@@ -97,6 +100,11 @@ class Kubernetes:
     async def relay(self, name: RelayName = FIRST_RELAY) -> Endpoint:
         """The relay is the chart's: it is there or comes back by itself."""
         return Endpoint.parse(self.ground.at(name), ca=self._settings.ca_file)
+
+    def dashboard(self, name: ClusterName) -> str | None:
+        """By its Service, which a daemon in a pod reaches; one on another machine may not."""
+        host = f"{scheduler(name)}.{self.ground.namespace}.svc"
+        return f"http://{host}:{DASHBOARD_PORT}" if self.ground.dashboard else None
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -378,6 +386,7 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
     for name, value in needed.items():
         if not value:
             raise Refused(f"{name} is not set, and the kubernetes backend needs it")
+    key = control_key(settings.relay)
     ground = Ground(
         pool=settings.daemon.pool or "",
         namespace=client.namespace,
@@ -385,5 +394,6 @@ def kubernetes(settings: Settings, client: Client) -> Kubernetes:
         sizes=Sizes.read(own.sizes),
         driver_env=environment_for_pods(settings.driver),
         scale_idle_s=settings.driver.scale_idle_s,
+        dashboard=partial(dashboards.path, key) if settings.daemon.dashboards else None,
     )
-    return Kubernetes(client, ground, control_key(settings.relay))
+    return Kubernetes(client, ground, key)

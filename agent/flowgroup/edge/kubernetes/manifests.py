@@ -115,6 +115,8 @@ def _policies(spec: ClusterSpec, ground: Ground) -> list[Json]:
     }
     if ground.settings.operator_namespace:
         specs[f"{spec.name}-operator"] = network.of_operator(spec.name, ground.settings.operator_namespace)
+    if spec.has_workers and (seen := network.of_dashboard(spec.name, ground)):
+        specs[f"{spec.name}-dashboard"] = seen
     return [
         {
             "apiVersion": "networking.k8s.io/v1",

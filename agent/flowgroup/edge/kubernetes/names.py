@@ -1,6 +1,6 @@
 """What objects of clusters are called and labelled: the same in every daemon, so that all is found again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flowgroup.edge.kubernetes.sizes import Sizes
@@ -43,6 +43,8 @@ class Ground:
     sizes: Sizes = field(default_factory=Sizes)
     driver_env: Mapping[str, str] = field(default_factory=dict)
     scale_idle_s: float = 30.0
+    dashboard: Callable[[ClusterName], str] | None = None
+    """The path at which a cluster's scheduler has Dask's dashboard; without it none has one."""
 
     def at(self, relay: RelayName) -> str:
         """That relay's address, as drivers and the daemon reach it."""

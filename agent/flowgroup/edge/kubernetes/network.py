@@ -56,6 +56,18 @@ def of_operator(name: ClusterName, operator_namespace: str) -> Json:
     }
 
 
+def of_dashboard(name: ClusterName, ground: Ground) -> Json | None:
+    """The spec of the daemon's way to the scheduler's dashboard; None where nobody can say where the daemon is."""
+    daemon = _to(Endpoint.parse(ground.settings.daemon_address)).get("to")
+    if not (ground.dashboard and daemon):
+        return None
+    return {
+        "podSelector": {"matchLabels": {CLUSTER: name, DASK_COMPONENT: "scheduler"}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": daemon, "ports": [{"port": DASHBOARD_PORT, "protocol": "TCP"}]}],
+    }
+
+
 def check(ground: Ground) -> None:
     """Raises Refused when a setting about the network cannot be read."""
     if ground.settings.network_policy:

@@ -85,7 +85,10 @@ def dask_scheduler(spec: ClusterSpec, ground: Ground) -> Json:
     """
     size = ground.sizes.size(spec.scheduler_size, of="scheduler_size")
     serve = ["--host", "0.0.0.0", "--port", str(SCHEDULER_PORT)]  # noqa: S104  in the pod's own network
-    serve += ["--dashboard-address", f":{DASHBOARD_PORT}"] if ground.settings.dashboard else ["--no-dashboard"]
+    if ground.dashboard:
+        serve += ["--dashboard-address", f":{DASHBOARD_PORT}", "--dashboard-prefix", ground.dashboard(spec.name)]
+    else:
+        serve.append("--no-dashboard")
     scales = scaling(
         spec,
         lambda group: f"{worker_group(spec.name, group)}-worker-",
