@@ -270,6 +270,24 @@ def test_the_page_is_there_only_where_it_is_wanted_and_behind_a_token_of_the_use
     assert opened == {"fg-daemon": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]}
 
 
+def test_the_daemon_reaches_schedulers_only_for_the_dashboards_that_its_page_leads_to() -> None:
+    page = "page.enabled=true,page.existingSecret=word"
+    for said in ("jobs.dashboard=true", page):
+        assert 8787 not in _reached(objects("-f", _MINIMAL, "--set", said)), said
+    made = objects("-f", _MINIMAL, "--set", f"{page},jobs.dashboard=true")
+    [rule] = _reached(made)[8787]
+    assert rule["podSelector"]["matchLabels"] == {names.MANAGED_BY: "flowgroup", names.ROLE: names.SCHEDULER}
+    [daemon] = [one for one in made if one["kind"] == "Deployment"]
+    told = {entry["name"]: entry.get("value") for entry in containers(daemon["spec"]["template"]["spec"])[0]["env"]}
+    assert told["FLOWGROUP_DASHBOARDS"] == "true"
+
+
+def _reached(made: list[Object]) -> dict[int, list[Any]]:
+    """What the daemon may reach, by port."""
+    [policy] = [one for one in made if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-daemon")]
+    return {port["port"]: rule.get("to", []) for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+
 def test_alerts_are_the_files_without_those_that_are_not_wanted() -> None:
     assert not any(one["kind"] == "PrometheusRule" for one in objects("-f", _MINIMAL))
     (rule,) = [one for one in objects("-f", _EVERYTHING) if one["kind"] == "PrometheusRule"]
