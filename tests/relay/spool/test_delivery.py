@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowgroup.relay.pace import Pace
+from flowgroup.relay.spool.delivery import Delivery, _Round
 from flowgroup.relay.spool.disk import Disk
 from flowgroup.relay.spool.rows import Kind, Times
 from flowgroup.relay.spool.spooling import Spool
-from tests.relay.spool.world import API, MIB, a_disk, a_spool, record, until, waiting
+from flowgroup.relay.spool.writer import Inline
+from tests.relay.spool.world import API, MIB, a_disk, a_spool, batch, record, until, waiting
 
 pytestmark = pytest.mark.looptime
 
@@ -44,6 +47,26 @@ async def test_each_line_arrives_once_and_in_order_whatever_a_call_comes_to(tmp_
         await asyncio.sleep(100)
         assert api.numbers() == list(range(300))
         assert api.numbers(Kind.EVENTS) == [0, 1, 2]
+
+
+class _Looks(API):
+    async def read_logs(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        assert self.reads < 10, "asked again and again, and no time passed"
+        return await super().read_logs(asked)
+
+
+async def test_a_rest_of_nanoseconds_is_not_waited_for_again_and_again(tmp_path: Path) -> None:
+    now = asyncio.get_running_loop().time
+    disk, api = a_disk(tmp_path, clock=now), _Looks()
+    disk.store(batch(1, 2))
+    flight = disk.next(Kind.LOGS, most=10, most_bytes=MIB)
+    assert flight is not None
+    await asyncio.sleep(300.05)
+    round_ = _Round(flight, list(flight.kept), until=now() + 3e-14, noted=now())
+    assert round_.until is not None and round_.until > now()
+    await Delivery(Kind.LOGS, Inline(disk), api, Pace(), clock=now)._read_back(round_)  # type: ignore[arg-type]
+    assert (len(round_.left), round_.until) == (2, None)
+    disk.close()
 
 
 async def test_lines_that_cannot_be_read_back_are_sent_again(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _LONGEST_PAUSE_S = 10.0
 _SUSPECT_AFTER = 5
 _NOTED_S = 5.0
 _TURN_S = 0.1
+_LEAST_S = 0.05  # between two looks: a rest of nanoseconds would be a look, and a call, for each of them
 _SERVER_ERROR = 500
 
 T = TypeVar("T")
@@ -209,7 +210,7 @@ class Delivery:
             wait_s = round_.until - self.clock()
             if not left or wait_s <= 0 or not readable:
                 break
-            await asyncio.sleep(min(wait_s, 1.0))
+            await asyncio.sleep(min(max(wait_s, _LEAST_S), 1.0))
         round_.until = None
         metrics.RELAY_READ_BACK.labels("missing" if readable else "unknown").inc(len(left))
         if left and not readable:
