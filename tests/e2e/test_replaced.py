@@ -185,6 +185,39 @@ def test_upgrades_to_a_volume_and_with_it_lose_no_run_and_no_line(
     assert "attempts_remembered" not in said
 
 
+def test_a_rolling_restart_with_fifty_runs_under_way_changes_no_state_and_touches_no_object(
+    installed: Installed, stack: Stack, deployment: str
+) -> None:
+    runs = [stack.start(deployment, beats=2, every_s=75.0) for _ in range(50)]
+    for run in runs:
+        stack.wait(run, "Running", timeout_s=200)
+    before = [stack.history(run) for run in runs], _objects(installed)
+    daemons = _uids(installed, "daemon")
+    installed.main("rollout", "restart", "deployment", "-l", "app.kubernetes.io/component=daemon")
+    wait_for(lambda: not daemons & _uids(installed, "daemon"), "the former daemon is gone", 120)
+    wait_for(lambda: _leads(installed), "the new daemon has looked for the first time", 120)
+    assert ([stack.history(run) for run in runs], _objects(installed)) == before
+    for run in runs:
+        _is_whole(stack, run, 2)
+
+
+def _objects(installed: Installed) -> dict[str, object]:
+    """What makes the clusters, each as it is; of DaskClusters, whose daemon notes on them that it lives, what they shall be."""
+    kinds = "secrets,configmaps,networkpolicies,services,deployments,pods,daskworkergroups"
+    there = installed.jobs.json("get", kinds, "-l", "app.kubernetes.io/managed-by=flowgroup")["items"]
+    found = {f"{one['kind']}/{one['metadata']['name']}": one["metadata"]["resourceVersion"] for one in there}
+    for one in installed.jobs.json("get", "daskclusters")["items"]:
+        found[one["metadata"]["name"]] = (one["metadata"]["uid"], one["spec"])
+    return found
+
+
+def _leads(installed: Installed) -> bool:
+    """Its readiness says that it has looked for runs once."""
+    pods = installed.main.json("get", "pods", "-l", "app.kubernetes.io/component=daemon")["items"]
+    ready = [one["status"] for pod in pods for one in pod["status"]["conditions"] if one["type"] == "Ready"]
+    return bool(ready) and set(ready) == {"True"}
+
+
 def test_a_rolling_restart_of_two_relays_under_load_loses_no_line(
     installed: Installed, stack: Stack, store: dict[str, str], two_relays: tuple[RelayName, ...], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,40 @@ def test_a_killed_daemon_finds_its_clusters_and_runs_again(own: Stack, plain: st
     assert own.wait(long)["state_name"] == "Completed"
     assert own.processes(own.cluster_of(first)) == before
     assert own.states(long).count("Running") == 1
+
+
+def test_a_restart_with_fifty_runs_under_way_changes_no_state_and_touches_nothing(own: Stack, plain: str) -> None:
+    gate = own.home / "fifty"
+    runs = [own.start(plain, what="waits_for", with_={"file": str(gate)}) for _ in range(50)]
+    for run in runs:
+        own.wait(run, "Running", timeout_s=150)
+    wait_for(lambda: _running(own) >= set(runs), "the daemon has heard of all of them", 30)
+    before = [own.history(run) for run in runs], _left_on_disk(own), own.processes(own.cluster_of(runs[0]))
+    own.daemon.terminate()
+    assert own.daemon.wait(30) == 0
+    start_daemon(own)
+    wait_for(lambda: _running(own) >= set(runs), "the new daemon has all of them", 30)
+    wait_for(lambda: _told(own)["last_poll_at"], "it has looked for runs too", 30)
+    assert ([own.history(run) for run in runs], _left_on_disk(own), own.processes(own.cluster_of(runs[0]))) == before
+    gate.touch()
+    for run in runs:
+        assert own.wait(run, timeout_s=150)["state_name"] == "Completed", own.message(run)
+        assert own.states(run).count("Running") == 1
+
+
+def _running(own: Stack) -> set[str]:
+    return {run["id"] for run in _told(own)["runs"] if run["phase"] == "running"}
+
+
+def _told(own: Stack) -> Any:
+    done = own.shell("status", "--json", env={"FLOWGROUP_HOME": str(own.home), "FLOWGROUP_POOL": own.pool})
+    return json.loads(done.stdout) if done.returncode == 0 else {"runs": [], "last_poll_at": None}
+
+
+def _left_on_disk(own: Stack) -> dict[str, tuple[int, int]]:
+    """What the daemon writes of its clusters: each file with its inode and the moment of its last change."""
+    found = sorted((own.home / own.pool / "clusters").glob("*/*.json")) + sorted((own.home / own.pool).glob("*.key"))
+    return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in found}
 
 
 def test_a_run_goes_on_while_the_relay_is_killed_again_and_again_and_no_line_is_lost_or_doubled(
