@@ -27,9 +27,9 @@ from tests.scale.page import Stage, page
 from tests.scale.world import World, served
 from tests.servers import free_port, running
 
-_POOL, _PAGE = "scale", Path("docs/scale.md")
+_POOL, _PAGE = "pool", Path("docs/scale.md")
 _WORKERS = 2
-_IDLE_S = 60.0
+_IDLE_S = float(os.environ.get("FLOWGROUP_SCALE_IDLE_S", "60"))
 _LATE_S = 900.0
 _LOOK_S = 0.5
 _SIZES = {

@@ -27,14 +27,18 @@ class Cached(Generic[K, V]):
     async def get(self, key: K) -> V:
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
-            known = self._known.get(key)
-            if known is not None and self._is_good(known[0]):
-                return known[1]
+            if self.knows(key):
+                return self._known[key][1]
             asked_at, drops = asyncio.get_running_loop().time(), self._drops
             value = await self._fetch(key)
             if drops == self._drops:  # else it may be of before the change for which all was dropped
                 self._keep(key, asked_at, value)
             return value
+
+    def knows(self, key: K) -> bool:
+        """Whether `get` would answer without a fetch."""
+        known = self._known.get(key)
+        return known is not None and self._is_good(known[0])
 
     def drop(self, key: K | None = None) -> None:
         """Forget what is known about `key`, or everything; also what is on its way."""

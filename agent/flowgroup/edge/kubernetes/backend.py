@@ -17,6 +17,7 @@ from flowgroup import log
 from flowgroup.edge.files import control_key
 from flowgroup.edge.kubernetes import diagnose, fate, images, lease, manifests, network, removal, scaling, seen
 from flowgroup.edge.kubernetes.absent import Absent
+from flowgroup.edge.kubernetes.budget import Budget
 from flowgroup.edge.kubernetes.client import (
     CONFIG_MAPS,
     DASK_CLUSTERS,
@@ -63,6 +64,10 @@ _AGAIN_S = 0.2
 _BEING_MADE_S = 30.0
 _TAIL_LINES = 8
 _ASKED_PODS = 3
+_MADE_AT_ONCE, _DELETED_AT_ONCE = (
+    8,
+    8,
+)  # the client has twenty connections: of a thousand at once none would come to its end
 
 
 @dataclass
@@ -84,6 +89,8 @@ class Kubernetes:
         self._levels = Levels(self.client, self._ours)
         self._references = References(self.client)
         self._crew = Crew(self.client, self._ours)
+        self._making, self._deleting = asyncio.Semaphore(_MADE_AT_ONCE), asyncio.Semaphore(_DELETED_AT_ONCE)
+        self._asked = Budget()
         self._absent = Absent(self.client, self._ours, self._settings.operator_timeout_s)
 
     @property
@@ -147,7 +154,7 @@ class Kubernetes:
         """
         cluster = manifests.dask_cluster(spec, self.ground)
         try:
-            async with asyncio.timeout(_MAKE_TIMEOUT_S):
+            async with self._making, asyncio.timeout(_MAKE_TIMEOUT_S):
                 uid = await self._owner(spec, cluster)
                 secret = self._secret(spec.name, uid)
                 for manifest in manifests.owned(spec, self.ground, uid=uid, secret=secret, key=self._key()):
@@ -169,7 +176,7 @@ class Kubernetes:
                 continue
             if not there.is_leaving and not await self._has_ended(spec.name):
                 return there.uid
-            await self.delete(spec.name)
+            await self._remove(spec.name)
 
     async def _has_ended(self, name: ClusterName) -> bool:
         try:
@@ -215,13 +222,17 @@ class Kubernetes:
 
         Raises Transient when pods of it are still there after a long time, with the node's name to look at.
         """
+        async with self._deleting:
+            await self._remove(name)
+
+    async def _remove(self, name: ClusterName) -> None:
         try:
             await removal.remove(self.client, name, operator_timeout_s=self._settings.operator_timeout_s)
         finally:
             self._changed(name)
 
     def _changed(self, name: ClusterName) -> None:
-        self._levels.drop()
+        self._levels.changed(name)
         self._crew.drop(name)
         self._drivers.pop(name, None)
 
@@ -236,14 +247,17 @@ class Kubernetes:
 
     async def asks(self) -> dict[ClusterName, Ask]:
         """What is noted on DaskClusters: who may patch those has Kubernetes' word for it."""
-        return {name: owner.ask for name, owner in (await self._levels.now()).owners.items()}
+        level = await self._levels.now()
+        there = level.owners.items()
+        return {name: owner.ask for name, owner in there if not self._levels.is_of_before(level, name)}
 
     # Seen
 
     async def look(self, name: ClusterName) -> str | None:
         """None while it lives, waits, or cannot be seen at all: what is not known must end no run."""
         try:
-            return await self._trouble(name, await self._levels.now())
+            level = await self._levels.now()
+            return None if self._levels.is_of_before(level, name) else await self._trouble(name, level)
         except FlowgroupError as exc:
             _log.warning("cluster_not_seen", cluster=name, reason=str(exc))
             return None
@@ -256,14 +270,16 @@ class Kubernetes:
             level = await self._levels.now()
         except FlowgroupError:
             return "may-pass"
-        return "certain" if await self._crew.why_none(name) else fate.of_cluster(name, level)
+        if await self._crew.why_none(name):
+            return "certain"
+        return "may-pass" if self._levels.is_of_before(level, name) else fate.of_cluster(name, level)
 
     async def why_waiting(self, name: ClusterName) -> str | None:
         """What the cluster waits for if it waits: the reason for a run's message. Not for every second. Never raises."""
         try:
             level = await self._levels.now()
             owner = level.owners.get(name)
-            if owner is None:
+            if owner is None or not self._asked.take():
                 return None
             pods = [seen.pod(item) for item in (await self.client.listed(PODS, self._of(name))).items]
             waiting = diagnose.why_waiting(pods, owner.workers) or await self._lacking(pods)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flowgroup import log
 from flowgroup.edge.cached import Cached
 from flowgroup.edge.kubernetes import diagnose, seen
+from flowgroup.edge.kubernetes.budget import Budget
 from flowgroup.edge.kubernetes.client import PODS, Client
 from flowgroup.edge.kubernetes.manifests import selector
 from flowgroup.edge.kubernetes.names import CLUSTER, ROLE, WORKER
@@ -26,9 +27,12 @@ class Crew:
 
     def __post_init__(self) -> None:
         self._cached: Cached[ClusterName, str | None] = Cached(self._asked, ttl_s=_GOOD_S)
+        self._budget = Budget()
 
     async def why_none(self, name: ClusterName) -> str | None:
-        """Why no worker will ever come; None while one may, and where that cannot be seen."""
+        """Why no worker will ever come; None while one may, and where that cannot be seen, or not now."""
+        if not self._cached.knows(name) and not self._budget.take():
+            return None
         try:
             return await self._cached.get(name)
         except FlowgroupError as exc:

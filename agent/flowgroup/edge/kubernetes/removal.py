@@ -54,7 +54,7 @@ async def remove(client: Client, name: ClusterName, *, operator_timeout_s: float
             raise Transient(f"cluster {name} is deleted, but still there: {', '.join(left)}. Is their node lost?")
         await asyncio.sleep(_LOOK_S if waited_s < _LONG_S else _LOOK_SELDOM_S)
     for kind, ours in (
-        (NETWORK_POLICIES, (name, f"{name}-driver", f"{name}-operator")),
+        (NETWORK_POLICIES, (name, f"{name}-driver", f"{name}-operator", f"{name}-dashboard")),
         (CONFIG_MAPS, (name,)),
         (SECRETS, (name,)),
     ):
