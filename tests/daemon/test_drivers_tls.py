@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,20 @@ async def daemon(listen: TlsPort, **told: Any) -> AsyncIterator[tuple[Drivers, i
     drivers = Drivers(**told)
     async with drivers.serve(listen, lambda name: "the secret" if name == NAME else None) as port:
         yield drivers, port
+
+
+async def test_a_driver_on_the_line_costs_little_memory(ca: FakeCA) -> None:
+    """Both ends of it are in this process."""
+    number, trusted = 20, ssl.create_default_context(cafile=str(ca.file))
+    async with daemon(ca.port()) as (_, port), contextlib.AsyncExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(number):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            stack.callback(writer.close)
+        each = (tracemalloc.get_traced_memory()[0] - before) / number
+    assert each < 2 * 64 * 1024
 
 
 @dataclass

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 import stat
-from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
+from asyncio import StreamReader, StreamReaderProtocol, StreamWriter, sslproto
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -30,6 +30,9 @@ _PAUSE_S = 0.5
 # A host that has gone without a word is noticed after about this time, whether we send or not.
 _LOST_S = 20
 _PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": _LOST_S * 1000}
+
+# What asyncio sets aside for each connection with TLS: 256 KiB of its own accord, a quarter of a GiB for a thousand drivers.
+sslproto.SSLProtocol.max_size = 16 * 1024  # a record of TLS is not larger
 
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
