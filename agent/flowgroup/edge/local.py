@@ -39,6 +39,7 @@ ASKED_FILE = "asked.json"
 _GRACE_S = 3.0
 _RELAY_START_S = 30.0
 _TAIL_LINES = 8
+_MOST_PID = 2**31 - 1
 _WORKER_STARTS_MAX = 5  # in so many seconds
 _WORKER_STARTS_S = 300.0
 _ROLE = re.compile(r"^worker-(?:(?P<group>.+)-)?(?P<number>\d+)$")
@@ -393,7 +394,8 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 
 def _running(entry: Any) -> Running | None:
     try:
-        return Running(int(entry["pid"]), str(entry["started"]))
+        pid = int(entry["pid"])
+        return Running(pid, str(entry["started"])) if 0 < pid <= _MOST_PID else None
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 

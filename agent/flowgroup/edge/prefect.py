@@ -293,7 +293,7 @@ class Prefect(Remembered):
         """The run's states, oldest first."""
         answer = await self._wire.call("GET", "/flow_run_states/", flow_run_id=run_id)
         history = many(State, answer, f"the states of run {run_id}")
-        return sorted(history, key=lambda state: state.timestamp.timestamp() if state.timestamp else 0.0)
+        return sorted(history, key=lambda state: _seconds(state.timestamp))
 
     async def _set_state(self, run_id: RunId, state: dict[str, Any]) -> SetStateAnswer:
         body = {"state": state, "force": False}
@@ -376,3 +376,11 @@ def _put_off_s(state: State | None) -> float:
     ):
         return _REFUSED_DELAY_S
     return max(_REFUSED_DELAY_S, (at - state.timestamp).total_seconds())
+
+
+def _seconds(at: datetime | None) -> float:
+    """Since 1970; 0 for a moment that is none."""
+    try:
+        return at.timestamp() if at else 0.0
+    except (ValueError, OverflowError):  # of the year 1, and so of the year 0 in another zone
+        return 0.0

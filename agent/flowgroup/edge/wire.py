@@ -107,9 +107,12 @@ class Wire:
             return await self._once(method, path, body, route or path, query)
 
     async def _once(self, method: str, path: str, body: Any, route: str, query: dict[str, str]) -> Any:
-        request = self.http.build_request(
-            method, f"{self.url}{path}", json=body, params=query or None, headers=self._csrf
-        )
+        try:
+            request = self.http.build_request(
+                method, f"{self.url}{path}", json=body, params=query or None, headers=self._csrf
+            )
+        except (ValueError, httpx.InvalidURL) as exc:  # a number or a letter that the API itself has told us
+            raise Permanent(f"{method} {route} cannot be asked for: {exc}") from exc
         with API_SECONDS.labels(route, method).time():
             answer = await self._answer(request, route)
         if answer.code >= httpx.codes.MULTIPLE_CHOICES:

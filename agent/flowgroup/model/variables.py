@@ -305,6 +305,11 @@ def parse(values: dict[str, Any]) -> JobVariables:
         raise Refused(
             f"job variables of the deployment are wrong: {_told(exc)}. Correct them and deploy again."
         ) from exc
+    except UnicodeError as exc:
+        raise Refused(
+            "job variables of the deployment are wrong: a letter in them is half of one (a lone surrogate). Correct them and "
+            "deploy again."
+        ) from exc
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:

@@ -122,14 +122,14 @@ class Client:
         return _object(await self._call("GET", kind, name))
 
     async def listed(self, kind: Kind, labels: str, *, metadata_only: bool = False) -> Listed:
-        """Every object whose labels fit the selector; with `metadata_only` nothing but their metadata."""
+        """Every object whose labels fit the selector, each with its name; with `metadata_only` nothing but their metadata."""
         headers = {"Accept": _METADATA_ONLY} if metadata_only else None
         items: list[Json] = []
         query = {"labelSelector": labels, "limit": str(_PAGE)}
         while True:
             answer = await self._call("GET", kind, query=query, headers=headers)
             page = _object(answer)
-            items += mappings(page.get("items"))
+            items += filter(_is_named, mappings(page.get("items")))
             more = mapping(page.get("metadata")).get("continue")
             if not (more and isinstance(more, str)):
                 return Listed(tuple(items), _answered_at(answer))
@@ -211,7 +211,10 @@ class Client:
         """`what`, for errors and figures: the verb, the kind, and the name, which is not counted."""
         content = json.dumps(body) if body is not None else None
         whole = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
-        request = self._http.build_request(method, path, content=content, params=query, headers=whole)
+        try:
+            request = self._http.build_request(method, path, content=content, params=query, headers=whole)
+        except (ValueError, httpx.InvalidURL) as exc:  # a name that no object can have
+            raise Permanent(f"{' '.join(what).strip()!a} cannot be asked for: {exc}") from exc
         counted = what[:2]
         answer = await self._shown(request, self._access.token(), counted)
         if answer.status_code == httpx.codes.UNAUTHORIZED:  # it may just have ended
@@ -241,6 +244,10 @@ class Client:
 def _verb(method: str, name: str) -> str:
     verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
     return verbs.get(method) or ("get" if name else "list")
+
+
+def _is_named(item: Json) -> bool:
+    return isinstance(mapping(item.get("metadata")).get("name"), str)
 
 
 def _object(answer: httpx.Response) -> Json:
