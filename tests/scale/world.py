@@ -5,13 +5,14 @@ import base64
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import uvicorn
 
+from flowgroup.edge.embedded import Embedded
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.orders import Exit, Order
 from tests.fakes.backend import FakeDriver
@@ -157,24 +158,16 @@ class World:
 @contextlib.asynccontextmanager
 async def served(api: FakePrefect, port: int) -> AsyncIterator[None]:
     """The pretended API on the loopback."""
-    server = uvicorn.Server(
+    server = Embedded(
         uvicorn.Config(
             api, port=port, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=1
         )
     )
-    with _without_signals(server):
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            await serving
-
-
-@contextlib.contextmanager
-def _without_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Ctrl-C is whoever measures' own."""
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-    yield
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving

@@ -92,8 +92,8 @@ def _look(folder: Path, ports: Mapping[str, int], from_s: float, into: Series, o
     while not over.wait(_LOOK_S):
         if time.monotonic() < from_s:
             continue
-        for name, pid in _processes(folder, ports).items():
-            with suppress(OSError):  # it has ended between two looks
+        with suppress(OSError):  # one is not there now; what has ended is said in the end
+            for name, pid in _processes(folder, ports).items():
                 into.setdefault(name, []).append(_sample(pid, time.monotonic() - from_s, ports.get(name)))
 
 
