@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, Scheduler, Worker
+from distributed.core import Status, rpc
 
 from flowgroup.driver.frozen import Frozen
 from flowgroup.driver.leftovers import Leftovers
@@ -26,13 +28,19 @@ def hang(gate: str) -> None:
 
 @dataclass
 class Lab:
-    """A worker of one thread. `ended`: how often it would have ended its process."""
+    """A worker of one thread, and maybe a second. `ended`: how often the first would have ended its process."""
 
     client: Client
     other: Client
     worker: Worker
     leftovers: Leftovers
+    scheduler: Scheduler
     ended: list[int] = field(default_factory=list)
+
+    async def left(self) -> None:
+        """What it began when it was missed has come to its end."""
+        assert self.leftovers.leaving
+        await asyncio.wait_for(self.leftovers.leaving, 30)
 
     async def until(self, is_so: Callable[[], Any], what: str) -> None:
         async with asyncio.timeout(30):
@@ -41,7 +49,7 @@ class Lab:
         assert is_so(), what
 
     async def hung(self) -> Any:
-        future = self.client.submit(hang, "gate", pure=False)
+        future = self.client.submit(hang, "gate", pure=False, workers=[self.worker.address])
         await self.until(lambda: self.worker.state.executing, "it runs")
         return future
 
@@ -52,10 +60,12 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab() -> AsyncIterator[Lab]:
+async def lab(workers: int = 1) -> AsyncIterator[Lab]:
     _GATES["gate"] = threading.Event()
     try:
         async with AsyncExitStack() as stack:
+            # A task stays where the test wants it.
+            stack.enter_context(dask.config.set({"distributed.scheduler.work-stealing": False}))
             scheduler = await stack.enter_async_context(Scheduler(host="127.0.0.1", port=0, dashboard_address=":0"))
             clients = [
                 await stack.enter_async_context(Client(scheduler.address, asynchronous=True, set_as_default=False))
@@ -63,8 +73,10 @@ async def lab() -> AsyncIterator[Lab]:
             ]
             worker = await stack.enter_async_context(Worker(scheduler.address, nthreads=1, dashboard=False))
             ended: list[int] = []
-            leftovers = Leftovers(worker, lambda: ended.append(1), patience_s=5.0)
-            yield Lab(clients[0], clients[1], worker, leftovers, ended)
+            for _ in range(1, workers):
+                await stack.enter_async_context(Worker(scheduler.address, nthreads=1, dashboard=False))
+            leftovers = Leftovers(worker, lambda: ended.append(1), patience_s=5.0, leave_s=1.0)
+            yield Lab(clients[0], clients[1], worker, leftovers, scheduler, ended)
             _GATES["gate"].set()
     finally:
         _GATES["gate"].set()
@@ -103,6 +115,7 @@ async def test_the_place_of_a_leftover_is_given_to_what_others_wait_for() -> Non
         at.leftovers.look(5.1)
         assert not at.ended
         assert await asyncio.wait_for(waiting, 20) == 3
+        await at.left()
         at.leftovers.look(6.0)
         assert not at.ended, "its result is kept here"
         waiting.release()
@@ -111,6 +124,81 @@ async def test_the_place_of_a_leftover_is_given_to_what_others_wait_for() -> Non
         assert at.ended == [1]
         _GATES["gate"].set()
         await at.until(lambda: not at.worker.state.long_running, "it has ended after all")
+
+
+async def test_what_others_keep_here_is_moved_and_the_worker_starts_anew() -> None:
+    async with lab(workers=2) as at:
+        kept = at.other.submit(sum, [1, 2], pure=False, workers=[at.worker.address])
+        assert await kept == 3
+        await at.hung()
+        await at.cancelled()
+        at.leftovers.look(0.0)
+        at.leftovers.look(5.1)
+        assert not at.ended, "a result is kept here"
+        await at.left()
+        assert at.ended == [1]
+        assert at.worker.address not in at.scheduler.workers
+        assert await at.other.gather(kept) == 3
+        assert at.scheduler.tasks[kept.key].who_has, "it was moved, not made again"
+        runs = [log for log in at.scheduler.transition_log if log[0] == kept.key and log[2] == "processing"]
+        assert len(runs) == 1
+
+
+async def test_the_worker_starts_anew_when_what_runs_here_has_ended_and_what_waits_here_runs_elsewhere() -> None:
+    _GATES["others"] = threading.Event()
+    async with lab(workers=2) as at:
+        await at.hung()
+        await at.cancelled()
+        at.leftovers.look(0.0)
+        here = {"workers": [at.worker.address], "allow_other_workers": True}
+        running, waiting = (at.other.submit(hang, "others", pure=False, **here) for _ in range(2))
+        await at.until(lambda: len(at.worker.state.ready) == 2, "both are given to it")
+        at.leftovers.look(5.1)
+        await at.until(lambda: at.worker.status is Status.closing_gracefully, "it is given nothing more")
+        assert not at.ended
+        _GATES["others"].set()
+        await at.left()
+        assert at.ended == [1]
+        assert await at.other.gather([running, waiting]) == [None, None]
+        assert not any(at.scheduler.tasks[future.key].suspicious for future in (running, waiting))
+
+
+async def test_a_worker_whose_others_take_long_takes_tasks_again_and_tries_it_later() -> None:
+    _GATES["others"] = threading.Event()
+    async with lab(workers=2) as at:
+        await at.hung()
+        await at.cancelled()
+        at.leftovers.look(0.0)
+        long = at.other.submit(hang, "others", pure=False, workers=[at.worker.address])
+        await at.until(lambda: at.worker.state.ready, "it is given to it")
+        at.leftovers.look(5.1)
+        await at.left()
+        first = at.leftovers.leaving
+        assert not at.ended
+        assert at.worker.status is Status.running
+        await at.until(lambda: len(at.scheduler.running) == 2, "the scheduler knows")
+        at.leftovers.look(35.0)
+        assert at.leftovers.leaving is first, "not at once"
+        at.leftovers.look(35.2)
+        assert at.leftovers.leaving is not first
+        _GATES["others"].set()
+        await at.left()
+        assert at.ended == [1]
+        assert await at.other.gather(long) is None
+
+
+async def test_a_worker_whose_scheduler_is_gone_lives_on() -> None:
+    async with lab() as at:
+        kept = at.other.submit(sum, [1, 2], pure=False)
+        assert await kept == 3
+        await at.hung()
+        await at.cancelled()
+        at.leftovers.look(0.0)
+        at.worker.scheduler = rpc("tcp://127.0.0.1:1", timeout=0.5)  # type: ignore[assignment]
+        at.leftovers.look(5.1)
+        await at.left()
+        assert not at.ended
+        assert at.worker.status is Status.running
 
 
 async def test_a_leftover_that_ends_by_itself_in_time_changes_nothing() -> None:

@@ -1,9 +1,11 @@
 """
 On a worker: tasks that nobody wants any more, because their run was cancelled or has died, and whose threads go on.
 
-Python cannot end a thread. So after some seconds its place is given to others' tasks; once nothing else is at work or kept here
-the process ends, and its nanny or kubelet starts another. A thread that also holds the interpreter is seen from the scheduler
-(`frozen.py`).
+Python cannot end a thread. So after some seconds its place is given to others' tasks, and the process ends when nobody misses
+it; its nanny or kubelet starts another. On a busy cluster somebody always would: there the scheduler gives this worker nothing
+more and moves what it keeps, and the process ends when what runs here has. Where that takes too long (a task of an hour), or
+the results fit nowhere else, the worker takes tasks again, and tries it later. A thread that also holds the interpreter is seen
+from the scheduler (`frozen.py`).
 """
 
 import asyncio
@@ -16,12 +18,15 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from distributed import Worker
+from distributed.core import Status
 from distributed.threadpoolexecutor import threads_lock
 from distributed.worker_state_machine import SecedeEvent
 
 _logger = logging.getLogger("distributed.worker")
 _LOOK_S = 1.0
 _PATIENCE_S = 5.0
+_LEAVE_S, _LEAVE_LOOK_S = 10.0, 0.1
+_REST_S, _REST_MOST_S = 30.0, 600.0
 
 
 def _end() -> NoReturn:
@@ -31,11 +36,18 @@ def _end() -> NoReturn:
 
 @dataclass
 class Leftovers:
-    """`end` ends this process. `patience_s`: for how long a task may still end by itself."""
+    """
+    `end` ends this process. `patience_s`: for how long a task may still end by itself; `leave_s`: for how long this worker
+    takes no tasks while it waits for what runs here to end.
+    """
 
     worker: Worker
     end: Callable[[], object] = _end
     patience_s: float = _PATIENCE_S
+    leave_s: float = _LEAVE_S
+    leaving: asyncio.Task[None] | None = None
+    _leaves_at: float = 0.0
+    _rest_s: float = _REST_S
     _since: dict[Any, float] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -48,24 +60,64 @@ class Leftovers:
             await asyncio.sleep(_LOOK_S)
 
     def look(self, now: float) -> None:
-        """One look: whose time is over, and whether anybody would miss this process."""
-        state = self.worker.state
-        left = [ts for ts in state.executing | state.long_running if ts.state == "cancelled"]
+        """One look: whose time is over, whether anybody would miss this process, and whether to ask that nobody does."""
+        left = self._left()
         self._since = {ts.key: self._since.get(ts.key, now) for ts in left}
         late = [ts for ts in left if now - self._since[ts.key] >= self.patience_s]
         if not late:
             return
-        if self._is_missed_by_nobody(len(left)):
-            _logger.warning("This worker starts anew: nobody wants %s any more, and it does not end", late[0].key)
-            self.end()
+        state = self.worker.state
+        if not (self._others() or state.ready or state.constrained or state.in_flight_tasks or self.worker.data):
+            self._end(late[0].key)
         for ts in late:
             if ts in state.executing:
                 self._lend(ts.key, now - self._since[ts.key])
+        is_leaving = self.leaving is not None and not self.leaving.done()
+        if not is_leaving and now >= self._leaves_at and self.worker.status is Status.running:
+            self._leaves_at, self._rest_s = now + self._rest_s, min(2 * self._rest_s, _REST_MOST_S)
+            self.leaving = asyncio.create_task(self._leave(late[0].key), name="flowgroup-leaving")
 
-    def _is_missed_by_nobody(self, left: int) -> bool:
+    def _left(self) -> list[Any]:
         state = self.worker.state
-        others = len(state.executing | state.long_running) - left
-        return not (others or state.ready or state.constrained or state.in_flight_tasks or self.worker.data)
+        return [ts for ts in state.executing | state.long_running if ts.state == "cancelled"]
+
+    def _others(self) -> int:
+        """How many tasks run here that somebody wants."""
+        state = self.worker.state
+        return len(state.executing | state.long_running) - len(self._left())
+
+    def _end(self, key: Any) -> None:
+        _logger.warning("This worker starts anew: nobody wants %s any more, and it does not end", key)
+        self.end()
+
+    async def _leave(self, key: Any) -> None:
+        """What begins here meanwhile is nothing, so that what is moved in the end is all. Never raises."""
+        try:
+            if await self._retired(remove=False):
+                async with asyncio.timeout(self.leave_s):
+                    while self._others():  # noqa: ASYNC110  Dask has no event for it
+                        await asyncio.sleep(_LEAVE_LOOK_S)
+                if await self._retired(remove=True):
+                    self._end(key)
+        except TimeoutError:
+            _logger.warning(
+                "This worker takes tasks again: what runs beside %s has not ended in %.0f s", key, self.leave_s
+            )
+        except Exception:  # the scheduler may be gone, or another Dask's: whatever comes, the worker lives
+            _logger.exception("flowgroup cannot retire this worker")
+        finally:
+            if self.worker.status is Status.closing_gracefully:
+                self.worker.status = Status.running
+
+    async def _retired(self, *, remove: bool) -> bool:
+        """
+        Whether others keep all now that only this worker kept; it gets no tasks. `remove`: and what waits here runs elsewhere,
+        which is not held against those tasks.
+        """
+        address = self.worker.address
+        return address in await self.worker.scheduler.retire_workers(
+            workers=[address], close_workers=False, remove=remove
+        )
 
     def _lend(self, key: Any, for_s: float) -> None:
         """As if the task had called `secede`."""

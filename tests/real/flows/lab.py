@@ -158,8 +158,11 @@ def on_tags() -> dict[str, list[str]]:
     return {name: [worker for _, worker in futures.result()] for name, futures in told.items()}
 
 
-def spreads(tasks: int, seconds: float) -> list[str]:
-    """On which workers so many tasks were."""
+def spreads(tasks: int, seconds: float, after: str = "") -> list[str]:
+    """On which workers so many tasks were, all sent once the file `after` is there (if any)."""
+    deadline = time.monotonic() + 150
+    while after and not Path(after).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     return sorted({name for _, name in napping.map(range(tasks), seconds=seconds).result()})
 
 
