@@ -138,7 +138,7 @@ async def test_what_others_keep_here_is_moved_and_the_worker_starts_anew() -> No
         await at.left()
         assert at.ended == [1]
         assert at.worker.address not in at.scheduler.workers
-        assert await at.other.gather(kept) == 3
+        assert await asyncio.wait_for(kept, 20) == 3
         assert at.scheduler.tasks[kept.key].who_has, "it was moved, not made again"
         runs = [log for log in at.scheduler.transition_log if log[0] == kept.key and log[2] == "processing"]
         assert len(runs) == 1
@@ -159,7 +159,7 @@ async def test_the_worker_starts_anew_when_what_runs_here_has_ended_and_what_wai
         _GATES["others"].set()
         await at.left()
         assert at.ended == [1]
-        assert await at.other.gather([running, waiting]) == [None, None]
+        assert await asyncio.wait_for(at.other.gather([running, waiting]), 20) == [None, None]
         assert not any(at.scheduler.tasks[future.key].suspicious for future in (running, waiting))
 
 
@@ -184,7 +184,28 @@ async def test_a_worker_whose_others_take_long_takes_tasks_again_and_tries_it_la
         _GATES["others"].set()
         await at.left()
         assert at.ended == [1]
-        assert await at.other.gather(long) is None
+        assert await asyncio.wait_for(long, 20) is None
+
+
+async def test_a_worker_does_not_go_before_the_scheduler_knows_what_has_ended_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _GATES["others"] = threading.Event()
+    async with lab(workers=2) as at:
+        await at.hung()
+        await at.cancelled()
+        at.leftovers.look(0.0)
+        future = at.other.submit(hang, "others", pure=False, workers=[at.worker.address], allow_other_workers=True)
+        await at.until(lambda: at.worker.state.ready, "it is given to it")
+        at.leftovers.look(5.1)
+        loop, send = asyncio.get_running_loop(), at.worker.batched_stream.send
+        monkeypatch.setattr(at.worker.batched_stream, "send", lambda *said: loop.call_later(0.5, send, *said))
+        _GATES["others"].set()
+        await at.left()
+        assert at.ended == [1]
+        assert await asyncio.wait_for(future, 20) is None
+        runs = [log for log in at.scheduler.transition_log if log[0] == future.key and log[2] == "processing"]
+        assert len(runs) == 1
 
 
 async def test_a_worker_whose_scheduler_is_gone_lives_on() -> None:

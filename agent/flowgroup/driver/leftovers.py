@@ -27,6 +27,7 @@ _LOOK_S = 1.0
 _PATIENCE_S = 5.0
 _LEAVE_S, _LEAVE_LOOK_S = 10.0, 0.1
 _REST_S, _REST_MOST_S = 30.0, 600.0
+_NOT_BEGUN = {"waiting", "ready", "constrained"}
 
 
 def _end() -> NoReturn:
@@ -95,7 +96,7 @@ class Leftovers:
         try:
             if await self._retired(remove=False):
                 async with asyncio.timeout(self.leave_s):
-                    while self._others():  # noqa: ASYNC110  Dask has no event for it
+                    while not await self._is_done():  # noqa: ASYNC110  Dask has no event for it
                         await asyncio.sleep(_LEAVE_LOOK_S)
                 if await self._retired(remove=True):
                     self._end(key)
@@ -108,6 +109,17 @@ class Leftovers:
         finally:
             if self.worker.status is Status.closing_gracefully:
                 self.worker.status = Status.running
+
+    async def _is_done(self) -> bool:
+        """
+        Whether nothing runs here that somebody wants, and the scheduler knows of all that has ended: its word and ours go
+        different ways, and what it takes for unfinished it would run again.
+        """
+        if self._others():
+            return False
+        address, tasks = self.worker.address, self.worker.state.tasks
+        unfinished = (await self.worker.scheduler.processing(workers=[address]))[address]
+        return all(tasks[key].state in _NOT_BEGUN for key in unfinished if key in tasks)
 
     async def _retired(self, *, remove: bool) -> bool:
         """
