@@ -148,6 +148,31 @@ async def test_one_that_cannot_renew_stops_to_act_before_the_other_begins_and_st
         await at.leads(at.first, 2.0)
 
 
+class _Crumb(Fence):
+    """Its end is nearer than the clock can tell apart; `asked`: how often somebody looked."""
+
+    asked = 0
+
+    @property
+    def left_s(self) -> float:
+        self.asked += 1
+        assert self.asked < 1000, "asked without a rest"
+        return 3e-14 if super().left_s else 0.0
+
+
+async def test_one_that_cannot_renew_rests_however_near_its_end_is() -> None:
+    way, fence = Way(FakeKubernetes()), _Crumb()
+    way.is_cut = True
+    async with LeaseSeat(client(way), _NAME, fence, me="first").kept() as lost:
+        fence.open()
+        await asyncio.sleep(5.0)
+        assert fence.asked > 10
+        assert not lost.is_set()
+        fence.close()
+        async with asyncio.timeout(5.0):
+            await lost.wait()
+
+
 async def test_an_outage_for_both_ends_with_one_leader() -> None:
     async with pair() as at:
         at.first.way.is_cut = at.second.way.is_cut = True

@@ -25,7 +25,7 @@ RENEW_EVERY_S = 2.0
 LOOK_EVERY_S = 1.0
 _CALL_TIMEOUT_S = 3.0  # a renewal that hangs leaves time for another one
 _AGAIN_S = 0.5
-_AT_ONCE_S = 0.05
+_LEAST_S = 0.05  # a rest
 _RELEASED_S = 1
 
 
@@ -61,7 +61,7 @@ class LeaseSeat:
                 looked()
                 if waits_for != (waits_for := self._holder):
                     log.get().info("standing_by", lease=self._name, me=self._me, leader=waits_for)
-            await asyncio.sleep(min(LOOK_EVERY_S, max(_AT_ONCE_S, self._over_in_s())))
+            await asyncio.sleep(min(LOOK_EVERY_S, max(_LEAST_S, self._over_in_s())))
 
     async def _taken(self) -> bool:
         """Look once, and take the place if it is free."""
@@ -122,7 +122,8 @@ class LeaseSeat:
         """Renew until that was not possible for too long, or the place is seen to be another's."""
         with suppress(_Taken):
             while self.fence.is_open:
-                await asyncio.sleep(min(_AGAIN_S if self._is_failing else RENEW_EVERY_S, self.fence.left_s))
+                rest_s = min(_AGAIN_S if self._is_failing else RENEW_EVERY_S, self.fence.left_s)
+                await asyncio.sleep(max(_LEAST_S, rest_s))  # the fence closes in time without us
                 with self._said("lease_not_renewed"):
                     async with asyncio.timeout(min(_CALL_TIMEOUT_S, self.fence.left_s)):
                         await self._renew()
