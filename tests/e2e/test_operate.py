@@ -14,12 +14,12 @@ from tests.real.stack import wait_for
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
-def _inside(installed: Installed, *command: str) -> Any:
-    name = f"deploy/{_daemon(installed)}"
+def inside(installed: Installed, *command: str) -> Any:
+    name = f"deploy/{daemon_of(installed)}"
     return json.loads(installed.main("exec", name, "-c", "daemon", "--", "flowgroup", *command, "--json"))
 
 
-def _daemon(installed: Installed) -> str:
+def daemon_of(installed: Installed) -> str:
     found = installed.main.json("get", "deploy", "-l", "app.kubernetes.io/component=daemon")["items"]
     return str(found[0]["metadata"]["name"])
 
@@ -42,18 +42,18 @@ def _outside(installed: Installed, *command: str) -> "subprocess.CompletedProces
 @pytest.fixture(scope="module")
 def cluster(installed: Installed) -> str:
     """A cluster with a worker, left by a run of the check's flow."""
-    name = f"deploy/{_daemon(installed)}"
+    name = f"deploy/{daemon_of(installed)}"
     installed.main("exec", name, "-c", "daemon", "--", "flowgroup", "check", "--pool", "default", "--workers", "1")
 
     def with_its_worker() -> list[str]:  # which may still be starting: the run did not need it
-        there = _inside(installed, "cluster", "list")
+        there = inside(installed, "cluster", "list")
         return [one["name"] for one in there if one["flow"] == "flowgroup-check" and one["workers"]]
 
     return str(wait_for(with_its_worker, "the check's cluster has its worker", 120)[0])
 
 
 def test_the_daemons_pod_tells_how_all_stands(installed: Installed, cluster: str) -> None:
-    standing = _inside(installed, "status")
+    standing = inside(installed, "status")
     assert standing["backend"] == "kubernetes"
     assert cluster in {one["name"] for one in standing["clusters"]}
 
@@ -61,7 +61,7 @@ def test_the_daemons_pod_tells_how_all_stands(installed: Installed, cluster: str
 def test_doctor_in_the_daemons_pod_finds_every_right_and_a_policy_that_is_enforced(
     installed: Installed, cluster: str
 ) -> None:
-    checks = {one["name"]: one for one in _inside(installed, "doctor")["checks"]}
+    checks = {one["name"]: one for one in inside(installed, "doctor")["checks"]}
     rights = [name for name in checks if name.startswith("may-")]
     assert len(rights) > 20
     assert {name: one["detail"] for name, one in checks.items() if not one["ok"] and name != "image"} == {}

@@ -287,11 +287,11 @@ class FakePrefect:
         of = wanted.get("deployment_id", {}).get("any_")
         before = wanted.get("next_scheduled_start_time", {}).get("before_")
         pools = body.get("work_pools", {}).get("name", {}).get("any_")
+        among = self.runs.values() if ids is None else [self.runs[one] for one in ids if one in self.runs]
         found = [
             run
-            for run in self.runs.values()
+            for run in among
             if _in_state(run, wanted.get("state", {}))
-            and (ids is None or run["id"] in ids)
             and (of is None or run["deployment_id"] in of)
             and (before is None or _moment(run["next_scheduled_start_time"]) <= _moment(before))
             and (parents is None or run["parent_flow_run_id"] in parents)
