@@ -7,9 +7,10 @@ httpx and no client library: the daemon has httpx anyway, and `kubernetes.aio` a
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Generic, TypeVar
 
 import httpx
 
@@ -27,6 +28,8 @@ _AGAIN = frozenset({408, 425, 429})
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MERGE = "application/merge-patch+json"
 _RIGHT_MISSING = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"(?: in API group "(?P<group>[^"]*)")?')
+
+T = TypeVar("T")
 
 
 class NotThere(Permanent):
@@ -76,10 +79,10 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Generic[T]):
     """All objects that a list found. `at` is when the API server answered, by its own clock: seconds since 1970."""
 
-    items: tuple[Json, ...]
+    items: tuple[T, ...]
     at: float
 
 
@@ -121,15 +124,21 @@ class Client:
         """Raises NotThere."""
         return _object(await self._call("GET", kind, name))
 
-    async def listed(self, kind: Kind, labels: str, *, metadata_only: bool = False) -> Listed:
+    async def listed(self, kind: Kind, labels: str, *, metadata_only: bool = False) -> Listed[Json]:
         """Every object whose labels fit the selector, each with its name; with `metadata_only` nothing but their metadata."""
+        return await self.each(kind, labels, _as_it_is, metadata_only=metadata_only)
+
+    async def each(
+        self, kind: Kind, labels: str, take: Callable[[Json], T], *, metadata_only: bool = False
+    ) -> Listed[T]:
+        """As `listed`, but what `take` makes of each: of many only a page is in memory at a time as Kubernetes gives them."""
         headers = {"Accept": _METADATA_ONLY} if metadata_only else None
-        items: list[Json] = []
+        items: list[T] = []
         query = {"labelSelector": labels, "limit": str(_PAGE)}
         while True:
             answer = await self._call("GET", kind, query=query, headers=headers)
             page = _object(answer)
-            items += filter(_is_named, mappings(page.get("items")))
+            items += map(take, filter(_is_named, mappings(page.get("items"))))
             more = mapping(page.get("metadata")).get("continue")
             if not (more and isinstance(more, str)):
                 return Listed(tuple(items), _answered_at(answer))
@@ -244,6 +253,10 @@ class Client:
 def _verb(method: str, name: str) -> str:
     verbs = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
     return verbs.get(method) or ("get" if name else "list")
+
+
+def _as_it_is(item: Json) -> Json:
+    return item
 
 
 def _is_named(item: Json) -> bool:

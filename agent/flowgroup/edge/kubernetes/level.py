@@ -61,17 +61,16 @@ class Levels:
         ours, asked_at = selector(self._pool_label), asyncio.get_running_loop().time()
         # Pods first: a cluster that is made meanwhile is then there without pods, and not the other way round.
         pods, owners = await asyncio.gather(
-            self._client.listed(PODS, f"{ours},{ROLE} in ({DRIVER},{SCHEDULER})"),
-            self._client.listed(DASK_CLUSTERS, ours, metadata_only=True),
+            self._client.each(PODS, f"{ours},{ROLE} in ({DRIVER},{SCHEDULER})", seen.pod),
+            self._client.each(DASK_CLUSTERS, ours, seen.owner, metadata_only=True),
         )
-        found = [seen.pod(item) for item in pods.items]
         # Of two pods of one role the one that stays: a scheduler that is being replaced has both.
-        found.sort(key=lambda pod: pod.leaves_at is None)
+        found = sorted(pods.items, key=lambda pod: pod.leaves_at is None)
         self._pods = len(found)
         self._changed = {name: at for name, at in self._changed.items() if at > asked_at}
         return Level(
             at=owners.at,
             asked_at=asked_at,
-            owners={owner.name: owner for owner in map(seen.owner, owners.items)},
+            owners={owner.name: owner for owner in owners.items},
             pods={(pod.cluster, pod.role): pod for pod in found},
         )
