@@ -208,6 +208,23 @@ async def test_a_worker_does_not_go_before_the_scheduler_knows_what_has_ended_he
         assert len(runs) == 1
 
 
+async def test_a_worker_whose_results_are_not_moved_in_time_takes_tasks_again() -> None:
+    async with lab(workers=2) as at:
+        kept = at.other.submit(sum, [1, 2], pure=False, workers=[at.worker.address])
+        assert await kept == 3
+        await at.hung()
+        await at.cancelled()
+        at.leftovers.look(0.0)
+        at.leftovers.move_s = 0.5
+        at.scheduler.extensions["amm"].run_once = lambda: None  # type: ignore[attr-defined]
+        at.leftovers.look(5.1)
+        await at.until(lambda: at.worker.status is Status.closing_gracefully, "it is given nothing more")
+        await at.left()
+        assert not at.ended
+        assert at.worker.status is Status.running
+        assert await at.other.submit(sum, [2, 2], pure=False, workers=[at.worker.address]) == 4
+
+
 async def test_a_worker_whose_scheduler_is_gone_lives_on() -> None:
     async with lab() as at:
         kept = at.other.submit(sum, [1, 2], pure=False)

@@ -26,6 +26,7 @@ _logger = logging.getLogger("distributed.worker")
 _LOOK_S = 1.0
 _PATIENCE_S = 5.0
 _LEAVE_S, _LEAVE_LOOK_S = 10.0, 0.1
+_MOVE_S = 120.0
 _REST_S, _REST_MOST_S = 30.0, 600.0
 _NOT_BEGUN = {"waiting", "ready", "constrained"}
 
@@ -39,13 +40,14 @@ def _end() -> NoReturn:
 class Leftovers:
     """
     `end` ends this process. `patience_s`: for how long a task may still end by itself; `leave_s`: for how long this worker
-    takes no tasks while it waits for what runs here to end.
+    takes no tasks while it waits for what runs here to end, `move_s` for how long at a time for what it keeps to be moved.
     """
 
     worker: Worker
     end: Callable[[], object] = _end
     patience_s: float = _PATIENCE_S
     leave_s: float = _LEAVE_S
+    move_s: float = _MOVE_S
     leaving: asyncio.Task[None] | None = None
     _leaves_at: float = 0.0
     _rest_s: float = _REST_S
@@ -94,16 +96,18 @@ class Leftovers:
     async def _leave(self, key: Any) -> None:
         """What begins here meanwhile is nothing, so that what is moved in the end is all. Never raises."""
         try:
-            if await self._retired(remove=False):
+            if await self._is_moved():
                 async with asyncio.timeout(self.leave_s):
                     while not await self._is_done():  # noqa: ASYNC110  Dask has no event for it
                         await asyncio.sleep(_LEAVE_LOOK_S)
-                if await self._retired(remove=True):
+                if await self._is_moved():
+                    # What waits here runs elsewhere; that we go is `expected`, and not held against those tasks.
+                    await self.worker.scheduler.unregister(
+                        address=self.worker.address, expected=True, close=False, stimulus_id=f"flowgroup-left-{key}"
+                    )
                     self._end(key)
         except TimeoutError:
-            _logger.warning(
-                "This worker takes tasks again: what runs beside %s has not ended in %.0f s", key, self.leave_s
-            )
+            _logger.warning("This worker takes tasks again: what runs or is kept beside %s was not gone in time", key)
         except Exception:  # the scheduler may be gone, or another Dask's: whatever comes, the worker lives
             _logger.exception("flowgroup cannot retire this worker")
         finally:
@@ -121,15 +125,13 @@ class Leftovers:
         unfinished = (await self.worker.scheduler.processing(workers=[address]))[address]
         return all(tasks[key].state in _NOT_BEGUN for key in unfinished if key in tasks)
 
-    async def _retired(self, *, remove: bool) -> bool:
-        """
-        Whether others keep all now that only this worker kept; it gets no tasks. `remove`: and what waits here runs elsewhere,
-        which is not held against those tasks.
-        """
+    async def _is_moved(self) -> bool:
+        """Whether others keep all now that only this worker kept; from here on it gets no tasks. Raises TimeoutError."""
         address = self.worker.address
-        return address in await self.worker.scheduler.retire_workers(
-            workers=[address], close_workers=False, remove=remove
-        )
+        async with asyncio.timeout(self.move_s):
+            return address in await self.worker.scheduler.retire_workers(
+                workers=[address], close_workers=False, remove=False
+            )
 
     def _lend(self, key: Any, for_s: float) -> None:
         """As if the task had called `secede`."""
