@@ -24,7 +24,7 @@ def daemon_of(installed: Installed) -> str:
     return str(found[0]["metadata"]["name"])
 
 
-def _outside(installed: Installed, *command: str) -> "subprocess.CompletedProcess[str]":
+def outside(installed: Installed, *command: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FLOWGROUP_"))}
     clean |= {"KUBECONFIG": installed.config, "FLOWGROUP_BACKEND": "kubernetes"}
     clean["FLOWGROUP_KUBERNETES_NAMESPACE"] = installed.jobs.namespace
@@ -68,17 +68,17 @@ def test_doctor_in_the_daemons_pod_finds_every_right_and_a_policy_that_is_enforc
     assert checks["dask-operator"]["detail"].startswith("it has served")
 
 
-def test_logs_and_a_reset_from_outside(installed: Installed, cluster: str) -> None:
-    said = _outside(installed, "logs", "--cluster", cluster, "--role", "driver")
+def test_logs_and_a_reset_fromoutside(installed: Installed, cluster: str) -> None:
+    said = outside(installed, "logs", "--cluster", cluster, "--role", "driver")
     assert said.returncode == 0, said.stderr
     assert f"{cluster}-driver" in said.stdout
     uid = installed.jobs.json("get", "daskcluster", cluster)["metadata"]["uid"]
-    asked = _outside(installed, "cluster", "reset", cluster)
+    asked = outside(installed, "cluster", "reset", cluster)
     assert asked.returncode == 0, asked.stderr
-    wait_for(lambda: cluster not in _uids(installed) or _uids(installed)[cluster] != uid, "the cluster goes", 180)
+    wait_for(lambda: cluster not in clusters(installed) or clusters(installed)[cluster] != uid, "the cluster goes", 180)
 
 
-def _uids(installed: Installed) -> dict[str, str]:
+def clusters(installed: Installed) -> dict[str, str]:
     items = installed.jobs.json("get", "daskclusters")["items"]
     return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
 

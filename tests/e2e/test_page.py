@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Installed
-from tests.e2e.test_operate import daemon_of, inside
+from tests.e2e.test_operate import clusters, daemon_of, inside, outside
 from tests.real.stack import wait_for
 from tests.servers import free_port
 
@@ -71,6 +71,8 @@ def test_a_cluster_and_its_dashboard_are_seen_through_the_service(installed: Ins
     assert f"{cluster}-" in seen
     assert "sandbox" in page.get(f"{below}/info/main/workers.html").headers["content-security-policy"]
     assert page.get(f"/dashboards/{cluster}/{'0' * 32}/info/main/workers.html").status_code == 404
+    assert outside(installed, "cluster", "reset", cluster).returncode == 0  # its node is small
+    wait_for(lambda: cluster not in clusters(installed), "the cluster goes", 180)
 
 
 def _shown(page: httpx.Client, path: str) -> str:

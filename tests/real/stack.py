@@ -120,11 +120,12 @@ class Stack:
             found += page
         return found
 
-    def wait_log(self, run_id: str, text: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    def wait_log(self, run_id: str, text: str, timeout_s: float = 20.0, *, begins: bool = False) -> dict[str, Any]:
+        """The first line that has the text in it; `begins`: that begins with it."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             for entry in self.logs(run_id):
-                if text in entry["message"]:
+                if entry["message"].startswith(text) if begins else text in entry["message"]:
                     return entry
             time.sleep(0.1)
         pytest.fail(

@@ -154,7 +154,7 @@ def lab(world: World) -> str:
 
 
 def found(world: World, run: str) -> Any:
-    return ast.literal_eval(world.stack.wait_log(run, "found ")["message"].removeprefix("found "))
+    return ast.literal_eval(world.stack.wait_log(run, "found ", begins=True)["message"].removeprefix("found "))
 
 
 def test_a_flow_and_its_tasks_run_in_pods_and_again_in_the_same_cluster(world: World, lab: str) -> None:
