@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TextIO
 
 import httpx
@@ -12,22 +13,23 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARN", 40: "ERROR", 50: "FATAL"}
 
 @dataclass
 class Watch:
-    """Polls one pool's runs. `look` prints what is new since the last look."""
+    """Polls one pool's runs. `look` prints what is new since the last look, a state that is over again by then too."""
 
     api: httpx.Client
     pool: str
     out: TextIO = field(default_factory=lambda: sys.stdout)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _states_seen: set[str] = field(default_factory=set)
     _logs_seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def look(self) -> None:
         wanted = {"work_pools": {"name": {"any_": [self.pool]}}, "sort": "START_TIME_ASC", "limit": 200}
         started = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}
         for run in self._post("/flow_runs/filter", {**wanted, **started}):
-            before = self.runs.get(run["id"], {}).get("state_id")
+            is_news = run["state_id"] != self.runs.get(run["id"], {}).get("state_id")
             self.runs[run["id"]] = run
-            if run["state_id"] != before:
-                self._print(run["name"], f"{run['state_name']}  {_message(run)}".rstrip())
+            if is_news:
+                self._show_states(run)
         self._show_logs()
 
     def ended(self, run_id: str) -> bool:
@@ -40,6 +42,12 @@ class Watch:
         """Whether the run's own log (not that of its tasks) has a line that begins so."""
         lines = (entry for entry in self._logs_seen.values() if entry["flow_run_id"] == run_id)
         return any(entry["task_run_id"] is None and entry["message"].startswith(start) for entry in lines)
+
+    def _show_states(self, run: dict[str, Any]) -> None:
+        for state in _states(self.api, run):
+            if state["id"] not in self._states_seen and state["type"] != "SCHEDULED":
+                self._states_seen.add(state["id"])
+                self._print(run["name"], f"{state['name']}  {_first_line(state['message'])}".rstrip())
 
     def _show_logs(self) -> None:
         ids = list(self.runs)[-50:]
@@ -62,15 +70,21 @@ class Watch:
         print(f"  {name:24.24} {text}", file=self.out, flush=True)
 
 
-def _message(run: dict[str, Any]) -> str:
-    message = (run.get("state") or {}).get("message") or ""
+def _first_line(message: str | None) -> str:
     return message.splitlines()[0] if message else ""
+
+
+def _states(api: httpx.Client, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """All states that a run was in, the oldest first."""
+    found: list[dict[str, Any]] = (
+        api.get("/flow_run_states/", params={"flow_run_id": run["id"]}).raise_for_status().json()
+    )
+    return sorted(found, key=lambda state: datetime.fromisoformat(state["timestamp"]))
 
 
 def timings(api: httpx.Client, run: dict[str, Any]) -> dict[str, float]:
     """Seconds from a run's due time to each of its states, by the API's own record."""
-    from datetime import datetime
-
-    states = api.get("/flow_run_states/", params={"flow_run_id": run["id"]}).raise_for_status().json()
     due = max(datetime.fromisoformat(run["expected_start_time"]), datetime.fromisoformat(run["created"]))
-    return {state["name"]: (datetime.fromisoformat(state["timestamp"]) - due).total_seconds() for state in states}
+    return {
+        state["name"]: (datetime.fromisoformat(state["timestamp"]) - due).total_seconds() for state in _states(api, run)
+    }
