@@ -29,8 +29,8 @@ class _Api:
         match request.url.path:
             case "/flow_runs/filter":
                 last = states[-1]
-                run = {"id": "one", "name": "otter", "state_id": last["id"], "state_type": last["type"]}
-                return httpx.Response(200, json=[run])
+                state = {"state": last, "state_id": last["id"], "state_type": last["type"], "state_name": last["name"]}
+                return httpx.Response(200, json=[{"id": "one", "name": "otter", **state}])
             case "/flow_run_states/":
                 return httpx.Response(200, json=states[::-1])
             case _:

@@ -36,6 +36,7 @@ class Lab:
     leftovers: Leftovers
     scheduler: Scheduler
     ended: list[int] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)  # a future that nobody holds is released
 
     async def left(self) -> None:
         """What it began when it was missed has come to its end."""
@@ -52,6 +53,19 @@ class Lab:
         future = self.client.submit(hang, "gate", pure=False, workers=[self.worker.address])
         await self.until(lambda: self.worker.state.executing, "it runs")
         return future
+
+    async def keeps(self) -> Any:
+        """Another's result, which only this worker has."""
+        kept = self.other.submit(sum, [1, 2], pure=False, workers=[self.worker.address])
+        self.kept.append(kept)
+        assert await kept == 3
+        return kept
+
+    async def left_over(self) -> None:
+        """A task that hangs, that nobody wants any more, and that was seen at 0 s."""
+        await self.hung()
+        await self.cancelled()
+        self.leftovers.look(0.0)
 
     async def cancelled(self) -> None:
         """As when the run's client goes."""
@@ -95,9 +109,7 @@ async def test_a_task_that_somebody_wants_may_take_its_time() -> None:
 
 async def test_a_worker_that_nobody_misses_starts_anew() -> None:
     async with lab() as at:
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.left_over()
         at.leftovers.look(4.9)
         assert not at.ended
         at.leftovers.look(5.1)
@@ -128,11 +140,8 @@ async def test_the_place_of_a_leftover_is_given_to_what_others_wait_for() -> Non
 
 async def test_what_others_keep_here_is_moved_and_the_worker_starts_anew() -> None:
     async with lab(workers=2) as at:
-        kept = at.other.submit(sum, [1, 2], pure=False, workers=[at.worker.address])
-        assert await kept == 3
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        kept = await at.keeps()
+        await at.left_over()
         at.leftovers.look(5.1)
         assert not at.ended, "a result is kept here"
         await at.left()
@@ -147,9 +156,7 @@ async def test_what_others_keep_here_is_moved_and_the_worker_starts_anew() -> No
 async def test_the_worker_starts_anew_when_what_runs_here_has_ended_and_what_waits_here_runs_elsewhere() -> None:
     _GATES["others"] = threading.Event()
     async with lab(workers=2) as at:
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.left_over()
         here = {"workers": [at.worker.address], "allow_other_workers": True}
         running, waiting = (at.other.submit(hang, "others", pure=False, **here) for _ in range(2))
         await at.until(lambda: len(at.worker.state.ready) == 2, "both are given to it")
@@ -166,9 +173,7 @@ async def test_the_worker_starts_anew_when_what_runs_here_has_ended_and_what_wai
 async def test_a_worker_whose_others_take_long_takes_tasks_again_and_tries_it_later() -> None:
     _GATES["others"] = threading.Event()
     async with lab(workers=2) as at:
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.left_over()
         long = at.other.submit(hang, "others", pure=False, workers=[at.worker.address])
         await at.until(lambda: at.worker.state.ready, "it is given to it")
         at.leftovers.look(5.1)
@@ -192,9 +197,7 @@ async def test_a_worker_does_not_go_before_the_scheduler_knows_what_has_ended_he
 ) -> None:
     _GATES["others"] = threading.Event()
     async with lab(workers=2) as at:
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.left_over()
         future = at.other.submit(hang, "others", pure=False, workers=[at.worker.address], allow_other_workers=True)
         await at.until(lambda: at.worker.state.ready, "it is given to it")
         at.leftovers.look(5.1)
@@ -210,11 +213,8 @@ async def test_a_worker_does_not_go_before_the_scheduler_knows_what_has_ended_he
 
 async def test_a_worker_whose_results_are_not_moved_in_time_takes_tasks_again() -> None:
     async with lab(workers=2) as at:
-        kept = at.other.submit(sum, [1, 2], pure=False, workers=[at.worker.address])
-        assert await kept == 3
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.keeps()
+        await at.left_over()
         at.leftovers.move_s = 0.5
         at.scheduler.extensions["amm"].run_once = lambda: None  # type: ignore[attr-defined]
         at.leftovers.look(5.1)
@@ -227,11 +227,8 @@ async def test_a_worker_whose_results_are_not_moved_in_time_takes_tasks_again() 
 
 async def test_a_worker_whose_scheduler_is_gone_lives_on() -> None:
     async with lab() as at:
-        kept = at.other.submit(sum, [1, 2], pure=False)
-        assert await kept == 3
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.keeps()
+        await at.left_over()
         at.worker.scheduler = rpc("tcp://127.0.0.1:1", timeout=0.5)  # type: ignore[assignment]
         at.leftovers.look(5.1)
         await at.left()
@@ -241,9 +238,7 @@ async def test_a_worker_whose_scheduler_is_gone_lives_on() -> None:
 
 async def test_a_leftover_that_ends_by_itself_in_time_changes_nothing() -> None:
     async with lab() as at:
-        await at.hung()
-        await at.cancelled()
-        at.leftovers.look(0.0)
+        await at.left_over()
         _GATES["gate"].set()
         await at.until(lambda: not at.worker.state.executing, "it has ended")
         at.leftovers.look(100.0)

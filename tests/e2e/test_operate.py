@@ -68,7 +68,7 @@ def test_doctor_in_the_daemons_pod_finds_every_right_and_a_policy_that_is_enforc
     assert checks["dask-operator"]["detail"].startswith("it has served")
 
 
-def test_logs_and_a_reset_fromoutside(installed: Installed, cluster: str) -> None:
+def test_logs_and_a_reset_from_outside(installed: Installed, cluster: str) -> None:
     said = outside(installed, "logs", "--cluster", cluster, "--role", "driver")
     assert said.returncode == 0, said.stderr
     assert f"{cluster}-driver" in said.stdout

@@ -49,14 +49,7 @@ def _status(client: httpx.Client) -> int:
 
 def test_a_cluster_and_its_dashboard_are_seen_through_the_service(installed: Installed, page: httpx.Client) -> None:
     name = f"deploy/{daemon_of(installed)}"
-    check = (
-        "flowgroup",
-        "check",
-        "--pool",
-        "default",
-        "--workers",
-        "2",
-    )  # a cluster that was not there before the page
+    check = ("flowgroup", "check", "--pool", "default", "--workers", "2")  # a cluster that was not there before
     installed.main("exec", name, "-c", "daemon", "--", *check)
     [cluster] = [
         one["name"]
