@@ -41,7 +41,7 @@ def _driver(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_driver(args: argparse.Namespace) -> int:
-    from flowgroup import log
+    from flowgroup import log, memory
     from flowgroup.driver.main import Place, run
     from flowgroup.edge.files import needed_text
     from flowgroup.model.endpoint import Endpoint
@@ -51,6 +51,7 @@ def _run_driver(args: argparse.Namespace) -> int:
 
     settings = Settings.read()
     log.configure(room="driver", level=settings.daemon.log_level)
+    memory.gives_back()
     folder: Path = args.folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # in a pod nobody has made it
     place = Place(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowgroup import log
+from flowgroup import log, memory
 from flowgroup.daemon.lead import Seat
 from flowgroup.daemon.main import Backend, run
 from flowgroup.edge.fence import Fence
@@ -37,6 +37,7 @@ def start(flags: Mapping[str, Any]) -> int:
         raise Refused("PREFECT_API_URL is not set: the address of Prefect's API, for example http://127.0.0.1:4200/api")
     log.configure(room="daemon", level=settings.daemon.log_level)
     _unreadable_by_others()
+    memory.gives_back()
     asyncio.run(run(settings, _backend, seat=_seat(settings)))
     return 0
 

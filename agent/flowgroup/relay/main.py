@@ -22,7 +22,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
-from flowgroup import log
+from flowgroup import log, memory
 from flowgroup.edge import forward, lines, tls
 from flowgroup.errors import Refused
 from flowgroup.health import Health, serve
@@ -66,6 +66,7 @@ def command(args: argparse.Namespace) -> int:
 
 def _main(args: argparse.Namespace, secrets: Callable[[Settings], Secrets]) -> int:
     unreadable_by_others()  # first of all: nothing secret is in memory yet
+    memory.gives_back()
     settings = Settings.read()
     log.configure(room="relay", level=settings.daemon.log_level)
     run(settings, secrets(settings), listen=_address(args))

@@ -221,15 +221,34 @@ async def test_what_was_dropped_is_said_in_the_runs_log(tmp_path: Path) -> None:
 
 
 def test_times_within_a_run_are_its_own_and_memory_is_bounded() -> None:
-    times = Times(of_a_run=100, of_all=500)
+    times = Times(of_a_run=50, of_all=500)
     assert [times.own("a", 5) for _ in range(4)] == [5, 6, 7, 8]
     assert times.own("a", 6) == 9
     assert times.own("b", 5) == 5
     for run in range(50):
         for _ in range(200):
             times.own(f"{run}", 0)
-    assert sum(len(run.order) for run in times._runs.values()) <= 500
-    assert all(len(run.taken) == len(run.order) for run in times._runs.values())
+    assert times._count == sum(len(run.taken) for run in times._runs.values()) <= 500
+    assert all(len(run.taken) <= 100 for run in times._runs.values())
+    of_one = Times(of_a_run=50, of_all=500)
+    assert [of_one.own("a", at) for at in range(101)] == [*range(101)]
+    assert of_one.own("a", 51) == 101  # the newest fifty are still known
+    assert of_one.own("a", 3) == 3
+
+
+def test_the_times_of_a_run_that_says_nothing_more_are_forgotten() -> None:
+    now = [0.0]
+    times = Times(silent_s=60, clock=lambda: now[0])
+    assert [times.own("a", 5), times.own("b", 5)] == [5, 5]
+    now[0] = 50.0
+    assert times.own("b", 5) == 6
+    now[0] = 100.0
+    assert times.own("b", 5) == 7
+    assert list(times._runs) == ["b"]
+    assert times._count == 3
+    now[0] = 1000.0
+    assert times.own("c", 5) == 5
+    assert list(times._runs) == ["c"]
 
 
 def a_disk_of(spool: Spool) -> Disk:
