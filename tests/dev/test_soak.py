@@ -16,7 +16,7 @@ def _looks(
     files: Callable[[int], float] = lambda _: 20,
     tasks: Callable[[int], float] | None = lambda _: 30,
 ) -> list[Sample]:
-    """Half an hour, a look every ten seconds; each figure by the number of the look."""
+    """Half an hour and many looks; each figure by the number of the look."""
     return [
         Sample(10.0 * n, int(rss(n) * _MIB), int(files(n)), 8, None if tasks is None else int(tasks(n)))
         for n in range(180)

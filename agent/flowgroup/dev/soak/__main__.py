@@ -3,7 +3,6 @@
 import argparse
 import os
 import platform
-import threading
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,8 @@ from flowgroup.edge.processes import end_now, running
 from flowgroup.errors import FlowgroupError
 
 _PREFIX, _POOL, _PAGE = "flowgroup-soak-", "soak", Path("docs/soak.md")
-_WARM_S, _LOOK_S, _GRACE_S = 240.0, 10.0, 10.0
+_WARM_S, _LOADED_S, _QUIET_S, _GRACE_S = 240.0, 60.0, 12.0, 10.0
+_BURST = 40
 _IDLE_S = 90
 Series = dict[str, list[Sample]]
 
@@ -59,14 +59,14 @@ def _soaked(bench: Bench, span_s: float) -> tuple[Series, Load, list[str]]:
         load = Load(bench, _POOL)
         first = {name: announced_pid(folder / f"{name}.json") for name in ports}
         series: Series = {}
-        over = threading.Event()
-        looking = threading.Thread(target=_look, args=(folder, ports, time.monotonic() + _WARM_S, series, over))
-        looking.start()
-        try:
-            _go(load, _WARM_S + span_s)
-        finally:
-            over.set()
-            looking.join()
+        _get_warm(load)
+        began = time.monotonic()
+        while (gone_s := time.monotonic() - began) < span_s:
+            say(f"{gone_s / 60:.0f} min, {sum(map(len, load.asked.values()))} runs")
+            _loaded(load, _LOADED_S)
+            load.rest()
+            time.sleep(_QUIET_S)
+            _look(folder, ports, time.monotonic() - began, series)
         load.end()
         ended = [
             f"the {name} has ended" for name, pid in first.items() if announced_pid(folder / f"{name}.json") != pid
@@ -77,24 +77,25 @@ def _soaked(bench: Bench, span_s: float) -> tuple[Series, Load, list[str]]:
         end_pool(folder)
 
 
-def _go(load: Load, span_s: float) -> None:
-    began, said = time.monotonic(), 0.0
-    while (gone_s := time.monotonic() - began) < span_s:
+def _get_warm(load: Load) -> None:
+    """Three bursts too, so that threads and connections are as many as they will be."""
+    for _ in range(3):
+        load.burst(_BURST)
+        _loaded(load, _WARM_S / 3)
+
+
+def _loaded(load: Load, span_s: float) -> None:
+    until = time.monotonic() + span_s
+    while time.monotonic() < until:
         load.step()
-        if gone_s - said >= 60:  # noqa: PLR2004  a minute
-            said = gone_s
-            say(f"{gone_s / 60:.0f} min, {sum(map(len, load.asked.values()))} runs")
         time.sleep(0.05)
 
 
-def _look(folder: Path, ports: Mapping[str, int], from_s: float, into: Series, over: threading.Event) -> None:
-    """Every ten seconds from then on, in a thread: what asks for runs may have to wait."""
-    while not over.wait(_LOOK_S):
-        if time.monotonic() < from_s:
-            continue
-        with suppress(OSError):  # one is not there now; what has ended is said in the end
-            for name, pid in _processes(folder, ports).items():
-                into.setdefault(name, []).append(_sample(pid, time.monotonic() - from_s, ports.get(name)))
+def _look(folder: Path, ports: Mapping[str, int], at_s: float, into: Series) -> None:
+    """While nothing is under way but a run that sleeps: what is there then has stayed."""
+    with suppress(OSError):  # one is not there now; what has ended is said in the end
+        for name, pid in _processes(folder, ports).items():
+            into.setdefault(name, []).append(_sample(pid, at_s, ports.get(name)))
 
 
 def _processes(folder: Path, ports: Mapping[str, int]) -> dict[str, int]:
@@ -135,10 +136,12 @@ def page(
     parts = [
         "# Soak, measured",
         f"Written by `make soak` on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores, Prefect {version('prefect')} with "
-        f"SQLite, Python {platform.python_version()}. {span_s / 60:.0f} minutes after {_WARM_S / 60:.0f} to get warm, a look "
-        f"every {_LOOK_S:.0f} s. Runs: {asked}. `speaks` says ten lines and has ten tasks, `maps` has fifty on a Dask worker, "
-        "`sleeps` is cancelled while it runs, and `empty` gets a new generation, and with it a new cluster, every three "
-        f"minutes; idle clusters go after {_IDLE_S} s.",
+        f"SQLite, Python {platform.python_version()}. {span_s / 60:.0f} minutes after {_WARM_S / 60:.0f} to get warm, with "
+        f"three bursts of {_BURST} runs. Runs: {asked}. `speaks` says ten lines and has ten tasks, `maps` has fifty on a Dask "
+        "worker, `sleeps` is cancelled while it runs, and `empty` gets a new generation, and with it a new cluster, every "
+        f"three minutes; idle clusters go after {_IDLE_S} s.",
+        f"After each minute of it nothing is asked for until all has ended but what sleeps; {_QUIET_S:.0f} s later there is a "
+        "look. So it is seen what stays, and not what is just under way.",
         "*First* and *last* are the medians of the first and of the last quarter. The slope is the median of all between "
         "two looks. To be reached: memory grows by less than 1 % over the span; files, threads and asyncio tasks by less than "
         "one; nothing ends; every run has the end that it was to have.",

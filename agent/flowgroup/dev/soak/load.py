@@ -8,7 +8,8 @@ from typing import Any
 from flowgroup.dev.bench import runs
 from flowgroup.dev.bench.sides import Asked, Bench, deployed
 
-_WAIT_S = 120.0
+_WAIT_S, _LOOK_S = 120.0, 1.0
+_ENDS = ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
 _NEVER = "/nonexistent"
 
 
@@ -21,6 +22,7 @@ class Load:
     deployments: dict[str, str] = field(default_factory=dict)
     asked: dict[str, list[str]] = field(default_factory=dict)
     _sleeping: list[str] = field(default_factory=list)
+    _since: list[str] = field(default_factory=list)  # the last rest, but what sleeps
     _versions: int = 0
     _due: dict[str, float] = field(default_factory=dict)
 
@@ -43,12 +45,24 @@ class Load:
                 self._due[name] = max(now, self._due[name] + every_s)
                 do()
 
+    def burst(self, count: int) -> None:
+        """So many runs of `empty` at once: what is bounded by how much is under way gets as large as it will be."""
+        for _ in range(count):
+            self._start("empty")
+
+    def rest(self) -> None:
+        """Ask for nothing until all has ended but what sleeps, or its time is up."""
+        deadline = time.monotonic() + _WAIT_S
+        while self._count(self._since, *_ENDS) < len(self._since) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        self._since.clear()
+
     def end(self) -> None:
         """Nothing more is asked for; what sleeps is cancelled, and all has its time to end."""
         self._cancel(again=False)
         deadline = time.monotonic() + _WAIT_S
         while self._unended() and time.monotonic() < deadline:
-            time.sleep(1.0)
+            time.sleep(_LOOK_S)
 
     def judge(self) -> list[str]:
         """Every run whose end is not the one that it was to have, by numbers."""
@@ -61,7 +75,10 @@ class Load:
 
     def _start(self, name: str, **parameters: Any) -> None:
         flow = name.partition("-")[0]
-        self.asked.setdefault(flow, []).append(runs.start(self.bench.api, self.deployments[name], **parameters))
+        run = runs.start(self.bench.api, self.deployments[name], **parameters)
+        self.asked.setdefault(flow, []).append(run)
+        if flow != "sleeps":
+            self._since.append(run)
 
     def _cancel(self, again: bool = True) -> None:
         """The run that sleeps since the last time."""
@@ -79,7 +96,7 @@ class Load:
         self.deployments |= deployed(self.bench, self.pool, asked)
 
     def _unended(self) -> bool:
-        return any(len(asked) > self._count(asked, "COMPLETED", "CANCELLED") for asked in self.asked.values())
+        return any(len(asked) > self._count(asked, *_ENDS) for asked in self.asked.values())
 
     def _count(self, asked: list[str], *types: str) -> int:
         slices = [asked[start : start + 200] for start in range(0, len(asked), 200)]
