@@ -139,7 +139,7 @@ class Disk:
         try:
             for pragma in ("locking_mode=EXCLUSIVE", "auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL"):
                 made.execute(f"PRAGMA {pragma}")
-            made.execute("PRAGMA cache_size=-1024")
+            made.execute("PRAGMA cache_size=-256")  # KiB: both ends of each tree; more fills for hours and is of no use
             made.execute(f"PRAGMA wal_autocheckpoint={_MOST_WAL_PAGES}")
             _check(made)
             made.execute("BEGIN IMMEDIATE")
