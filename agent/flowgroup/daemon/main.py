@@ -43,7 +43,7 @@ from flowgroup.daemon.page.serving import served
 from flowgroup.daemon.placement import Policy
 from flowgroup.daemon.poll import Poll, Rhythm
 from flowgroup.daemon.prewarm import Ahead, Prewarm
-from flowgroup.daemon.process import Loops, announced, stopped_by_signals, ungrouped, until_stopped
+from flowgroup.daemon.process import Loops, announced, stopped_by_signals, threads, ungrouped, until_stopped
 from flowgroup.daemon.reap import reap
 from flowgroup.daemon.reconcile import Reconcile
 from flowgroup.daemon.scale import Scale
@@ -138,6 +138,7 @@ async def run(
     Raises Refused when something that somebody has to change keeps it from starting: a wrong address or key, a pool of
     another type, another daemon. An API that does not answer is waited for.
     """
+    asyncio.get_running_loop().set_default_executor(threads())
     with stopped_by_signals() as stop, ungrouped():
         await take_turns(settings, backend_factory, stop, seat=seat, transport=transport)
 

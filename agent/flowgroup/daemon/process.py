@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,18 @@ from flowgroup.errors import Refused
 
 Loops = dict[str, Coroutine[Any, Any, None]]
 """By name. None of them ends by itself."""
+
+
+def threads(count: int = 6) -> ThreadPoolExecutor:
+    """
+    For what would block the loop: stores, folders that are deleted, processes that are ended. All of them are there from the
+    start, so that one more is seen as what it is and not taken for a pool that fills up.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix="daemon")
+    all_there = threading.Barrier(count)
+    for waiting in [pool.submit(all_there.wait) for _ in range(count)]:
+        waiting.result()
+    return pool
 
 
 @contextmanager
