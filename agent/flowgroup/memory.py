@@ -12,7 +12,7 @@ def gives_back() -> None:
     From now on what is large has pages of its own, which go back when it is freed, and all threads share one heap.
 
     By itself glibc takes the size of the largest piece that was ever freed for "small" (up to 32 MiB), and gives each thread
-    a heap of its own: bodies of calls then lie among small things that stay, and the process grows for hours.
+    a heap of its own: bodies of calls then lie among small things that stay, and the process grows.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -18,11 +18,12 @@ Loops = dict[str, Coroutine[Any, Any, None]]
 """By name. None of them ends by itself."""
 
 
-def threads(count: int = 6) -> ThreadPoolExecutor:
+def threads(count: int | None = None) -> ThreadPoolExecutor:
     """
-    For what would block the loop: stores, folders that are deleted, processes that are ended. All of them are there from the
-    start, so that one more is seen as what it is and not taken for a pool that fills up.
+    For what would block the loop: stores, folders that are deleted, processes that are ended. As many as asyncio itself would
+    have in the end, and all there from the start: one more is seen as what it is, and not taken for a pool that fills up.
     """
+    count = count or min(32, (os.cpu_count() or 1) + 4)
     pool = ThreadPoolExecutor(count, thread_name_prefix="daemon")
     all_there = threading.Barrier(count)
     for waiting in [pool.submit(all_there.wait) for _ in range(count)]:
