@@ -1,7 +1,7 @@
 """From the spool to the API, in virtual time: order, lost answers, refusals, outages, budgets."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from flowgroup.relay.spool.delivery import Delivery, _Round
 from flowgroup.relay.spool.disk import Disk
 from flowgroup.relay.spool.rows import Kind, Times
 from flowgroup.relay.spool.spooling import Spool
+from flowgroup.relay.spool.upward import Answer
 from flowgroup.relay.spool.writer import Inline
 from tests.relay.spool.world import API, MIB, a_disk, a_spool, batch, record, until, waiting
 
@@ -185,10 +186,36 @@ async def test_an_api_that_only_says_500_buries_nothing(tmp_path: Path) -> None:
         await spool.store(logs=[record(number) for number in range(40)])
         await asyncio.sleep(3600)
         assert len(api.calls) < 20 * 3600 / 5
+        await until(lambda: api.calls[-1][0] < asyncio.get_running_loop().time() - 0.4)  # it rests
         api.cursed = set()
         await until(lambda: len(api.numbers()) == 40)
         assert api.numbers() == list(range(40))
         assert a_disk_of(spool).dead() == []
+
+
+class _GetsWell(API):
+    """After so many calls with one record alone; then only one of them is still bad."""
+
+    ill_for: int = 0
+
+    async def post(self, kind: Kind, bodies: Sequence[bytes]) -> Answer:
+        self.ill_for -= len(bodies) == 1
+        answer = await super().post(kind, bodies)
+        if self.ill_for <= 0:
+            self.cursed = {"30"}
+        return answer
+
+
+@pytest.mark.parametrize("ill_for", range(1, 5))
+async def test_an_api_that_gets_well_in_the_middle_of_a_search_buries_nothing(tmp_path: Path, ill_for: int) -> None:
+    api = _GetsWell(cursed={f"{number}" for number in range(40)})
+    api.ill_for = ill_for
+    async with delivering(tmp_path, api) as spool:
+        await spool.store(logs=[record(number) for number in range(40)])
+        disk = a_disk_of(spool)
+        await until(lambda: waiting(disk) == [])
+        assert sorted(api.numbers()) == [number for number in range(40) if number != 30]
+        assert [(reason[:3]) for _, reason, _ in disk.dead()] == ["500"]
 
 
 async def test_a_budget_of_calls_and_of_records_a_minute_is_kept(tmp_path: Path) -> None:

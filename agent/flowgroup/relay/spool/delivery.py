@@ -27,6 +27,7 @@ _MOST_RECORDS = 500  # a Prefect server over SQLite takes 0.25 s for so many, an
 _MOST_BYTES = 2 * 1024 * 1024
 _LONGEST_PAUSE_S = 10.0
 _SUSPECT_AFTER = 5
+_MORE_TRIES = 2  # for each record that seems to be bad
 _NOTED_S = 5.0
 _TURN_S = 0.1
 _LEAST_S = 0.05  # between two looks: a rest of nanoseconds would be a look, and a call, for each of them
@@ -155,21 +156,39 @@ class Delivery:
         if not round_.left:
             return
         round_.give_up()
-        search = _Search(round_, len(round_.taken)) if self._errors >= _SUSPECT_AFTER else None
         try:
-            await self._send(round_, list(round_.left), search)
+            if self._errors >= _SUSPECT_AFTER:
+                await self._search(round_, list(round_.left))
+            else:
+                await self._send(round_, list(round_.left))
         except _Failed as exc:
             if exc.answer.fate is Fate.DOUBTFUL:
                 round_.is_doubtful(exc.answer, self.clock())
             raise
         finally:
             round_.sort_out()
-        if search and search.found and not search.works:
-            raise _Failed(Answer(Fate.NOT_NOW, "", _SERVER_ERROR))
-        round_.dead += search.found if search else []
         round_.left = []
 
-    async def _send(self, round_: _Round, kept: list[Kept], search: _Search | None) -> None:
+    async def _search(self, round_: _Round, kept: list[Kept]) -> None:
+        """
+        Find those that the API answers 500 to and not to others. Each is tried again alone after others were taken: the API
+        may have been ill when it was that record's turn, and have got well by the next one's.
+        """
+        search = _Search(round_, len(round_.taken))
+        await self._send(round_, kept, search)
+        if search.found and not search.works:
+            raise _Failed(Answer(Fate.NOT_NOW, "", _SERVER_ERROR))
+        for tries in range(1, _MORE_TRIES + 1):
+            if not search.found:
+                break
+            await asyncio.sleep(pause_s(tries, None, cap_s=_LONGEST_PAUSE_S))
+            again = _Search(round_, search.taken_before)
+            for one, _ in search.found:
+                await self._send(round_, [one], again)
+            search = again
+        round_.dead += search.found
+
+    async def _send(self, round_: _Round, kept: list[Kept], search: _Search | None = None) -> None:
         """In halves when the API refuses them together: one bad record costs itself alone."""
         await self.pace.turn(len(kept))
         await self._note(round_)
