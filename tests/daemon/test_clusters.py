@@ -67,6 +67,27 @@ async def test_a_cluster_in_trouble_fails_early_and_the_next_run_gets_a_new_one(
     assert len(backend.made) == 2
 
 
+async def test_one_that_was_just_made_is_not_looked_at_and_one_whose_driver_says_much_is_every_second() -> None:
+    clusters, backend, drivers = made(boot_s=0.5)
+    await clusters.ready(spec())
+    assert backend.looks == 0
+    backend.boot_s = 1000
+    task = asyncio.create_task(clusters.ready(other := spec(workers=1)))
+    await asyncio.sleep(1.1)
+    for _ in range(3):
+        connect(drivers.view(other.name), Status(ready=False))
+        await asyncio.sleep(0.2)
+    assert backend.looks == 0
+    for _ in range(20):
+        connect(drivers.view(other.name), Status(ready=False))
+        await asyncio.sleep(0.2)
+    assert 3 <= backend.looks <= 5
+    backend.dead[other.name] = "no scheduler"
+    connect(drivers.view(other.name), Status(ready=False))
+    with pytest.raises(ClusterFailed, match="no scheduler"):
+        await task
+
+
 async def test_a_cluster_that_dies_while_it_boots_fails_early_with_the_reason() -> None:
     clusters, backend, _ = made()
     backend.dies = "no space left on device"

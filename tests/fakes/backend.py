@@ -279,7 +279,7 @@ class FakeBackend:
     async def asks(self) -> dict[ClusterName, Ask]:
         return {name: ask for name, ask in self.asked.items() if name in self.clusters}
 
-    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+    async def remarks(self, spec: ClusterSpec) -> tuple[Remark, ...]:
         return self.told
 
     @property

@@ -25,6 +25,7 @@ class Boots:
     made: list[ClusterName] = field(default_factory=list)
     deleted: list[ClusterName] = field(default_factory=list)
     scaled: list[tuple[ClusterName, str, int]] = field(default_factory=list)
+    looks: int = 0
     fails: int = 0
     is_answer_lost: bool = False
     is_unseen: bool = False
@@ -74,7 +75,7 @@ class Boots:
         self.scaled.append((name, group, wanted))
         return True
 
-    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+    async def remarks(self, spec: ClusterSpec) -> tuple[Remark, ...]:
         return self.told
 
     async def look(self, name: ClusterName) -> str | None:
@@ -86,6 +87,7 @@ class Boots:
         return self.fates.get(name, "certain")
 
     async def why_never(self, name: ClusterName) -> str | None:
+        self.looks += 1
         return await self.look(name)
 
 

@@ -15,7 +15,8 @@ from flowgroup.edge.kubernetes.client import PODS, Client
 from flowgroup.edge.kubernetes.level import Levels
 from flowgroup.edge.kubernetes.names import Ground
 from flowgroup.errors import FlowgroupError
-from flowgroup.model.ids import ClusterName
+from flowgroup.model.ids import ClusterName, FlowId
+from flowgroup.model.spec import ClusterSpec
 from flowgroup.settings import KubernetesSettings
 from tests.fuzz.mutating import fuzz, fuzz_async, spoilt, spoilt_bytes
 from tests.fuzz.recorded import OWNER, POD
@@ -107,13 +108,14 @@ async def test_the_backend_says_its_own_errors_whatever_the_api_answers() -> Non
     addresses = {"daemon_address": "tls://d.ns.svc:8443", "relay_address": "https://r.ns.svc:4280"}
     ground = Ground("a pool", "jobs", KubernetesSettings(image="runtime", **addresses))
     name = ClusterName("etl-1234")
+    spec = ClusterSpec(flow_id=FlowId("1"), flow_name="etl", isolation="a pool")
 
     async def check(random: Random) -> None:
         transport = answers(random, pods=listed(POD), daskclusters=listed(OWNER), deployments=listed(DEPLOYMENT))
         backend = Kubernetes(client_with(transport), ground, "key")
         try:
             for call in (backend.find, lambda: backend.look(name), lambda: backend.why_never(name),
-                         lambda: backend.why_waiting(name), lambda: backend.remarks(name)):  # fmt: skip
+                         lambda: backend.why_waiting(name), lambda: backend.remarks(spec)):  # fmt: skip
                 with contextlib.suppress(FlowgroupError):
                     await call()
         finally:

@@ -24,7 +24,7 @@ from tests.edge.kubernetes.real import Kubectl
 from tests.fakes.ca import FakeCA
 from tests.fakes.prefect_api import FakePrefect
 from tests.scale.page import Stage, page
-from tests.scale.world import World, served
+from tests.scale.world import AT_ONCE, World, served
 from tests.servers import free_port, running
 
 _POOL, _PAGE = "pool", Path("docs/scale.md")
@@ -108,7 +108,7 @@ async def _measured(kubectl: Kubectl, folder: Path, clusters: int, groups: int) 
     env = _environment(kubectl, folder, ca, api_port, daemon_port, relay_port)
     here = access()
     client = httpx.AsyncClient(
-        base_url=here.url, verify=here.tls, timeout=None, limits=httpx.Limits(max_connections=40)
+        base_url=here.url, verify=here.tls, timeout=None, limits=httpx.Limits(max_connections=AT_ONCE + 2)
     )
     if token := here.token():
         client.headers["Authorization"] = f"Bearer {token}"
@@ -185,7 +185,7 @@ def _environment(
         "FLOWGROUP_KUBERNETES_SIZES": str(folder / "sizes.json"),
         "FLOWGROUP_KUBERNETES_CA_FILE": str(ca.file),
         "FLOWGROUP_KUBERNETES_NAMESPACE": kubectl.namespace,
-        "FLOWGROUP_KUBERNETES_IMAGE": "pretended:1",
+        "FLOWGROUP_KUBERNETES_IMAGE": f"pretended:1@sha256:{'0' * 64}",
         "FLOWGROUP_KUBERNETES_DAEMON_ADDRESS": f"tls://127.0.0.1:{daemon_port}",
         "FLOWGROUP_KUBERNETES_RELAY_ADDRESS": f"https://127.0.0.1:{relay_port}",
         "FLOWGROUP_KUBERNETES_LISTEN_PORT": str(daemon_port),

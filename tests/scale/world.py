@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import contextlib
-import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from pydantic_core import from_json
 
 from flowgroup.edge.embedded import Embedded
 from flowgroup.model.ids import ClusterName
@@ -22,7 +22,7 @@ _STATUS_S = 2.0  # as often as real drivers on another host
 _CLUSTER, _ROLE, _COMPONENT = "flowgroup.dev/cluster", "flowgroup.dev/role", "dask.org/component"
 _DASK = "/apis/kubernetes.dask.org/v1/namespaces/{}/daskclusters"
 _PODS, _SECRETS = "/api/v1/namespaces/{}/pods", "/api/v1/namespaces/{}/secrets"
-_AT_ONCE = 16
+AT_ONCE = 16
 Json = dict[str, Any]
 
 
@@ -54,7 +54,7 @@ class World:
     twice: list[str] = field(default_factory=list)
     drivers: dict[str, Driver] = field(default_factory=dict)
     pods: int = 0
-    _busy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _busy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
     @contextlib.asynccontextmanager
@@ -83,7 +83,7 @@ class World:
                 async with self.kubernetes.stream("GET", path.format(self.namespace), params=query) as answer:
                     answer.raise_for_status()
                     async for line in answer.aiter_lines():
-                        event = json.loads(line)
+                        event = from_json(line)
                         uid = event["object"]["metadata"].get("uid", "")
                         if event["type"] in {"ADDED", "MODIFIED"} and uid not in known:
                             known.add(uid)

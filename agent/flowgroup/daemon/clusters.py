@@ -83,7 +83,7 @@ class Backend(Protocol):
         """Note that a daemon lives and keeps these. What is not renewed for long may be removed by somebody else."""
         ...
 
-    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+    async def remarks(self, spec: ClusterSpec) -> tuple[Remark, ...]:
         """What logs of runs on a cluster that is ready should say of it: its images. Asked once."""
         ...
 
@@ -183,7 +183,7 @@ class Clusters:
         cluster.remarks = ()
         with suppress(TimeoutError, FlowgroupError):
             async with asyncio.timeout(_WHY_TIMEOUT_S):
-                cluster.remarks = await self._backend.remarks(name)
+                cluster.remarks = await self._backend.remarks(cluster.found.spec)
         for remark in cluster.remarks:
             (log.get().warning if remark.is_warning else log.get().info)(
                 "cluster_remark", cluster=name, text=remark.text
@@ -321,7 +321,6 @@ class Clusters:
         cluster.found = await self._backend.create(spec)
         reached("made")
         CLUSTERS_MADE.inc()
-        self.phases()
 
     async def _hopeless(self, found: Found) -> str | None:
         view = self._drivers.view(found.name)
@@ -330,6 +329,8 @@ class Clusters:
         return await self._backend.look(found.name)
 
     async def _until_ready(self, found: Found) -> None:
+        clock = asyncio.get_running_loop().time
+        look_at = clock() + _LOOK_EVERY_S  # of one that was just made, or looked at, nothing is known yet
         while True:
             view = self._drivers.view(found.name)
             changed, status = view.changed, view.status
@@ -337,14 +338,14 @@ class Clusters:
                 return
             if view.is_connected and status and status.trouble:
                 raise ClusterFailed(f"Cluster {found.name} cannot serve: {status.trouble}", status.start_log)
-            if reason := await self._backend.why_never(found.name):  # its driver may be there without a scheduler
-                may_pass = await self._backend.fate(found.name) != "certain"
-                raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}", may_pass=may_pass)
-            try:
-                async with asyncio.timeout(_LOOK_EVERY_S):
+            if clock() >= look_at:
+                look_at = clock() + _LOOK_EVERY_S
+                if reason := await self._backend.why_never(found.name):  # its driver may be there without a scheduler
+                    may_pass = await self._backend.fate(found.name) != "certain"
+                    raise ClusterFailed(f"Cluster {found.name} ended before it was ready: {reason}", may_pass=may_pass)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at):
                     await changed.wait()
-            except TimeoutError:
-                continue
 
     @property
     def renew_every_s(self) -> float | None:

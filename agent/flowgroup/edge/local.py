@@ -193,7 +193,7 @@ class Local:
     async def renew(self, names: Sequence[ClusterName]) -> None:
         """Nobody else removes clusters of this machine."""
 
-    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+    async def remarks(self, spec: ClusterSpec) -> tuple[Remark, ...]:
         """There are no images here."""
         return ()
 

@@ -1,5 +1,7 @@
 """Where Kubernetes is and what it is shown: real files, and the real reader of kubeconfigs in its own process."""
 
+import asyncio
+import contextlib
 import json
 import ssl
 import time
@@ -119,6 +121,30 @@ async def test_a_token_that_has_ended_is_renewed_once() -> None:
         await client.get(PODS, "x")
     assert shown == ["Bearer old", "Bearer new", "Bearer old", "Bearer worse"]
     await client.aclose()
+
+
+async def test_connections_are_kept_however_many_calls_there_are_at_a_time() -> None:
+    """To shake hands for each call took a quarter of the daemon's time where clusters were made."""
+    met: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"metadata\": {}}")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        tls = ssl.create_default_context()
+        client = Client(access_room.Access(f"http://127.0.0.1:{port}", tls, "jobs", lambda: "", lambda: ""))
+        for _ in range(5):
+            await asyncio.gather(*(client.get(PODS, f"{number}") for number in range(40)))
+        await client.aclose()
+        await asyncio.gather(*filter(None, met))
+    assert len(met) <= 16
 
 
 async def test_an_api_that_does_not_answer_is_transient() -> None:

@@ -11,10 +11,10 @@ from flowgroup.edge.kubernetes import images
 from flowgroup.edge.kubernetes.diagnose import crashed, crashes, ended, lacking, no_worker, waits
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Container, Pod
-from flowgroup.errors import Refused
+from flowgroup.errors import Refused, Transient
 from flowgroup.model.ids import ClusterName
 from flowgroup.model.spec import sealed
-from flowgroup.model.variables import parse
+from flowgroup.model.variables import WorkerGroup, parse
 from tests.edge.kubernetes.test_backend import backend_on, waiting
 from tests.edge.kubernetes.test_manifests import env_of, ground, made, pods, spec
 from tests.fakes.kubernetes import FakeKubernetes
@@ -249,11 +249,18 @@ async def test_without_the_right_to_list_events_nothing_else_is_lost() -> None:
 @pytest.mark.looptime
 async def test_the_images_of_a_whole_cluster_are_asked_for() -> None:
     from tests.edge.kubernetes.test_backend import DRIVER, SPEC
+    from tests.fakes.kubernetes import status
 
     api = FakeKubernetes()
     backend = backend_on(api)
     await backend.create(SPEC)
     api.objects["pods", DRIVER]["status"] = {"phase": "Running", "containerStatuses": [{"imageID": "sha256:1"}]}
-    (told,) = await backend.remarks(SPEC.name)
+    (told,) = await backend.remarks(SPEC)
     assert told.text == "Image: runtime (sha256:1)"
+    pinned = SPEC.model_copy(update={"image": f"runtime:1@sha256:{'0' * 64}"})
+    api.fail["list", "pods"] = [status(500, "nobody need ask")]
+    assert [one.text for one in await backend.remarks(pinned)] == [f"Image: {pinned.image}"]
+    group = WorkerGroup(name="gpu", count=1, image="gpu:2")
+    with pytest.raises(Transient, match="nobody need ask"):  # that one's name may be several
+        await backend.remarks(pinned.model_copy(update={"worker_groups": (group,)}))
     await backend.aclose()

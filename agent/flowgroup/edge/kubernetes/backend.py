@@ -42,7 +42,7 @@ from flowgroup.edge.kubernetes.names import (
     of_pool,
     scheduler,
 )
-from flowgroup.edge.kubernetes.pods import DASHBOARD_PORT, SPEC_KEY
+from flowgroup.edge.kubernetes.pods import DASHBOARD_PORT, SPEC_KEY, images_of
 from flowgroup.edge.kubernetes.references import References
 from flowgroup.edge.kubernetes.seen import Owner, Pod
 from flowgroup.edge.kubernetes.sizes import Sizes
@@ -64,10 +64,7 @@ _AGAIN_S = 0.2
 _BEING_MADE_S = 30.0
 _TAIL_LINES = 8
 _ASKED_PODS = 3
-_MADE_AT_ONCE, _DELETED_AT_ONCE = (
-    8,
-    8,
-)  # the client has twenty connections: of a thousand at once none would come to its end
+_MADE_AT_ONCE, _DELETED_AT_ONCE = 8, 8  # of a thousand at once none would come to its end
 
 
 @dataclass
@@ -293,9 +290,11 @@ class Kubernetes:
         pods = [pod for pod in map(seen.pod, found.items) if pod.role != DRIVER]
         return diagnose.losses(pods, now=found.at)
 
-    async def remarks(self, name: ClusterName) -> tuple[Remark, ...]:
+    async def remarks(self, spec: ClusterSpec) -> tuple[Remark, ...]:
         """Which image it is, and where one name has become several."""
-        found = await self.client.listed(PODS, self._of(name))
+        if said := images.pinned(images_of(spec, self.ground)):
+            return said
+        found = await self.client.listed(PODS, self._of(spec.name))
         return images.remarks([seen.pod(item) for item in found.items])
 
     async def _lacking(self, pods: list[Pod]) -> str | None:

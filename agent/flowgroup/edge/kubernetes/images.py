@@ -4,11 +4,18 @@ from collections.abc import Sequence
 
 from flowgroup.edge.kubernetes.names import DRIVER
 from flowgroup.edge.kubernetes.seen import Pod
+from flowgroup.model.image import parse
 from flowgroup.model.orders import Remark
 
 _REMEDY = (
     "Name it by digest (…@sha256:…), or set FLOWGROUP_KUBERNETES_IMAGE_PULL_POLICY=Always, so that a cluster has one."
 )
+
+
+def pinned(images: Sequence[str]) -> tuple[Remark, ...]:
+    """Where all names have a digest they say it themselves, and no pod need be looked at. The driver's comes first."""
+    is_said = all((name := parse(image)) and name.digest for image in images)
+    return (Remark(text=f"Image: {images[0]}"),) if is_said else ()
 
 
 def remarks(pods: Sequence[Pod]) -> tuple[Remark, ...]:

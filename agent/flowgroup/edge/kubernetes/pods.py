@@ -252,6 +252,11 @@ def _mount(volume: str, path: str) -> Json:
     return {"name": volume, "mountPath": path, "readOnly": True}
 
 
+def images_of(spec: ClusterSpec, ground: Ground) -> list[str]:
+    """Those of a cluster's pods, the driver's first. Raises Refused where none is known."""
+    return [_image(said or spec.image, ground) for said in (None, *(group.image for group in spec.worker_groups))]
+
+
 def _image(said: str | None, ground: Ground) -> str:
     image = said or ground.settings.image
     if not image:
