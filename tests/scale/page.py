@@ -46,7 +46,7 @@ def page(stages: Sequence[Stage], troubles: Sequence[str], *, clusters: int, gro
         f"{platform.python_version()}. {groups:,} flow groups with a run each tomorrow, {clusters:,} clusters with "
         f"{clusters * (2 + workers):,} pods. Real are the daemon, the relay, and Kubernetes' API server, etcd, scheduler and "
         "controllers; nodes are pretended (kwok), and so are the Dask operator, the drivers and Prefect's API, in one process "
-        "beside them. *Submitted* is a run when its driver has it.",
+        "beside them. Images are named by digest. *Submitted* is a run when its driver has it.",
         "| what | runs | seconds | the daemon's cores | MiB |\n|---|---:|---:|---:|---:|\n" + "\n".join(rows),
         f"To reach: a burst submitted within {_SUBMITTED_S:.0f} s, less than {_CORES:.0f} core, at most {_RSS_MIB:.0f} MiB.",
         "## What is missed\n\n" + ("\n".join(f"- {one}." for one in troubles) or "Nothing, this time."),
