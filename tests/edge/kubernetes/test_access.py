@@ -132,7 +132,7 @@ async def test_connections_are_kept_however_many_calls_there_are_at_a_time() -> 
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 await reader.readuntil(b"\r\n\r\n")
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"metadata\": {}}")
+                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{"metadata": {}}')
         writer.close()
         await writer.wait_closed()
 
