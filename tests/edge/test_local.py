@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowgroup.edge.local import Local, _worker, _workers
-from flowgroup.edge.processes import Running, end, is_alive, spawn
+from flowgroup.edge.processes import Running, end, end_now, is_alive, spawn, strays
 from flowgroup.errors import Transient
 from flowgroup.model.ids import ClusterName, FlowId
 from flowgroup.model.spec import ClusterSpec
@@ -68,6 +68,31 @@ async def test_what_a_daemon_had_only_half_made_is_ended_and_removed(backend: Lo
     assert not is_alive(stray)
     assert not place.exists()
     (place.parent / "x.log").unlink()
+
+
+@pytest.mark.parametrize("mute_for", [3, 10**9])
+def test_a_stray_that_is_just_becoming_another_program_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mute_for: int
+) -> None:
+    """For a moment it has no command line; one that never has is nobody of ours, and holds up nothing."""
+    stray = spawn([*STAY, str(tmp_path)], env={}, cwd=tmp_path, log=tmp_path / "x.log")
+    read, asked = Path.read_bytes, 0
+
+    def as_it_becomes_another(path: Path) -> bytes:
+        nonlocal asked
+        if str(path) != f"/proc/{stray.pid}/cmdline":
+            return read(path)
+        asked += 1
+        return b"" if asked <= mute_for else read(path)
+
+    try:
+        wait_until(lambda: b"ready" in read(tmp_path / "x.log"), timeout_s=20, what="it is there")
+        monkeypatch.setattr(Path, "read_bytes", as_it_becomes_another)
+        found = strays(str(tmp_path), [])
+        monkeypatch.undo()
+    finally:
+        end_now([stray], grace_s=0)
+    assert found == ([stray] if mute_for == 3 else [])
 
 
 async def test_a_folder_with_nonsense_in_it_is_not_a_cluster(backend: Local, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 _LOOK_S = 0.05
+_MUTE_S, _AGAIN_S = 0.2, 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +87,26 @@ def end_now(processes: list[Running], *, grace_s: float) -> None:
 
 def strays(mark: str, known: list[Running]) -> list[Running]:
     """Processes in sessions of their own whose command line names `mark`, a path of ours: started, and not written down."""
-    found = []
+    found, deadline = [], time.monotonic() + _MUTE_S
     for entry in Path("/proc").iterdir() if sys.platform == "linux" else ():
         if entry.name.isdigit() and os.getsid(0) != int(entry.name):
             try:
-                named = mark.encode() in (entry / "cmdline").read_bytes()
                 leads = os.getsid(int(entry.name)) == int(entry.name)
+                named = leads and mark.encode() in _command_line(int(entry.name), deadline)
             except (OSError, ProcessLookupError):
                 continue
-            if named and leads:
+            if named:
                 found.append(Running(int(entry.name), _started(int(entry.name)) or ""))
     return [process for process in found if process not in known]
+
+
+def _command_line(pid: int, deadline: float) -> bytes:
+    """While a process becomes another program it has none for a moment: it is asked again. Raises OSError when it is gone."""
+    while True:
+        said = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if said or _started(pid) is None or time.monotonic() >= deadline:
+            return said
+        time.sleep(_AGAIN_S)
 
 
 def _signal(process: Running, number: signal.Signals, *, whole_session: bool = False) -> None:
