@@ -265,10 +265,17 @@ def _is_named(item: Json) -> bool:
     return isinstance(mapping(item.get("metadata")).get("name"), str)
 
 
+def _parsed(answer: httpx.Response) -> object:
+    try:
+        return from_json(answer.content)  # of a list of a thousand clusters' pods two thirds of what `json` takes
+    except ValueError:  # half a surrogate pair in one object must not cost the others
+        return answer.json()
+
+
 def _object(answer: httpx.Response) -> Json:
     try:
-        read = from_json(answer.content)  # of a list of a thousand clusters' pods two thirds of what `json` takes
-    except ValueError as exc:
+        read = _parsed(answer)
+    except (ValueError, RecursionError) as exc:
         raise Permanent(f"the answer of {answer.request.url} is not JSON: is that address Kubernetes' API?") from exc
     if not isinstance(read, dict):
         raise Permanent(f"the answer of {answer.request.url} is no object: is that address Kubernetes' API?")
